@@ -1,0 +1,1 @@
+"""Pure state: no I/O, clock, threads, randomness or logging."""

@@ -1,0 +1,1 @@
+"""Jobs that are useful as they are: `object.copy` and `object.checksum`."""

@@ -1,0 +1,1 @@
+"""Where effects go, once: the ledger and the idempotent writers."""
