@@ -11,19 +11,49 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from processor.errors import ProcessorError, Reject, Retry
+    from processor.app import App
+    from processor.client import Client, Submission
+    from processor.engine.context import JobContext
+    from processor.engine.submit import Accepted, NewJob, Refused
+    from processor.errors import PermanentError, ProcessorError, Reject, Retry, TransientError
     from processor.model import ObjectRef
-    from processor.settings import Settings
+    from processor.settings import Settings, load_settings
 
 _HOMES = {
+    "Accepted": "processor.engine.submit",
+    "App": "processor.app",
+    "Client": "processor.client",
+    "JobContext": "processor.engine.context",
+    "NewJob": "processor.engine.submit",
     "ObjectRef": "processor.model",
+    "PermanentError": "processor.errors",
     "ProcessorError": "processor.errors",
+    "Refused": "processor.engine.submit",
     "Reject": "processor.errors",
     "Retry": "processor.errors",
     "Settings": "processor.settings",
+    "Submission": "processor.client",
+    "TransientError": "processor.errors",
+    "load_settings": "processor.settings",
 }
 
-__all__ = ["ObjectRef", "ProcessorError", "Reject", "Retry", "Settings"]
+__all__ = [
+    "Accepted",
+    "App",
+    "Client",
+    "JobContext",
+    "NewJob",
+    "ObjectRef",
+    "PermanentError",
+    "ProcessorError",
+    "Refused",
+    "Reject",
+    "Retry",
+    "Settings",
+    "Submission",
+    "TransientError",
+    "load_settings",
+]
 __version__ = "0.1.0"
 
 

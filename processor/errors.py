@@ -8,7 +8,7 @@
     └── TransientError           time may help -> retry tier
         ├── Retry                the handler asks for another attempt
         ├── JobTimeout           the job outlived its timeout
-        └── OutageError          something the engine itself needs is away -> pause, count no attempt
+        └── OutageError          something the engine needs is away -> pause, count no attempt
             ├── BrokerUnavailable
             ├── RegistryUnavailable
             ├── StoreUnavailable
@@ -50,7 +50,7 @@ class TransientError(ProcessorError):
 
 
 class Retry(TransientError):
-    """Raised by a handler: try again, not before `after` seconds have passed (default: the tier's)."""
+    """Raised by a handler: try again, not before `after` seconds (default: the tier's delay)."""
 
     def __init__(
         self, message: str = "the handler asked for another attempt", *, after: float | None = None

@@ -100,3 +100,73 @@ class Effect:
     attempt: int
     key: str | None
     result: Any
+
+
+@dataclass(frozen=True, slots=True)
+class JobHeaders:
+    """What a record says of its job. Times are milliseconds since the epoch."""
+
+    job_id: str
+    job_type: str | None
+    idempotency_key: str | None = None
+    time: str | None = None
+    not_before_ms: int | None = None
+    deadline_ms: int | None = None
+    claim: bytes | None = None
+    traceparent: str | None = None
+
+    def identity(self, job_type: str) -> str:
+        """Name the ledger's row: by the producer's idempotency key, else by the job id."""
+        if self.idempotency_key is not None:
+            return f"key:{job_type}:{self.idempotency_key}"
+        return f"job:{self.job_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """What a retry or dead-letter record says of its way so far. Times are milliseconds."""
+
+    origin: Position
+    origin_timestamp_ms: int
+    attempt: int = 0
+    not_before_ms: int = 0
+    first_failure_ms: int | None = None
+    last_failure_ms: int | None = None
+    error_class: str | None = None
+    error_message: str | None = None
+    fingerprint: str | None = None
+    epoch: int = 0
+    copy: str = ""
+
+    def after(self, failure: Failure, *, attempt: int, now_ms: int) -> Hop:
+        """The same way, with one more failed run."""
+        return Hop(
+            origin=self.origin,
+            origin_timestamp_ms=self.origin_timestamp_ms,
+            attempt=attempt,
+            first_failure_ms=now_ms if self.first_failure_ms is None else self.first_failure_ms,
+            last_failure_ms=now_ms,
+            error_class=failure.error_class,
+            error_message=failure.message,
+            fingerprint=failure.fingerprint,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """How a job ended. `state` is `succeeded`, `duplicate` or `dead`; `at` is seconds since epoch.
+
+    `result` is the handler's result as JSON; of a duplicate, the first job's.
+    """
+
+    job_id: str
+    job_type: str | None
+    key: str | None
+    state: str
+    attempts: int
+    result: str | None
+    error_class: str | None
+    error_message: str | None
+    at: float
+    origin: Position
+    worker: str

@@ -1,65 +1,154 @@
-"""Settings: one typed model. `processor.toml`, then `PROCESSOR_*` in the environment, then flags."""
+"""Settings: one typed model. `processor.toml`, then `PROCESSOR_*` in the environment, then flags.
+
+A running local stack's file comes before all of these: it only changes what nothing else sets.
+Every fault of every source is told at once.
+"""
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+
+from processor.errors import UsageError
+from processor.kafka_rules import kafka_fault
+from processor.sources import Found, Names, from_environment, from_flags, from_toml
+
+DEV_STACK_FILE = Path(".processor/dev/settings.toml")
+SETTINGS_FILE = Path("processor.toml")
+MASK = "***"
+
+_UNIT_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d)\s*)+", re.ASCII)
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
+_SECRET_NAME = re.compile(
+    r"password|passphrase|secret|jaas|token|key\.pem|ssl_key|oauthbearer\.config"
+)
+_URL_PASSWORD = re.compile(r"(?<=://)([^:/@\s]*):([^@\s]+)@")
+_URL_QUERY_PASSWORD = re.compile(r"([?&](?:ssl)?password=)([^&\s]+)")
+
+
+def parse_duration(value: object) -> float:
+    """Turn 90, "90", "90s", "1m30s", "500ms", "2h" or "7d" into seconds.
+
+    Raises ValueError for anything else. Negative numbers pass: the field's own bound refuses them.
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, str):
+        text = value.strip()
+        if re.fullmatch(r"-?\d+(\.\d+)?", text, re.ASCII):
+            return float(text)
+        if _DURATION.fullmatch(text):
+            parts = _DURATION_PART.findall(text)
+            return sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts)
+    raise ValueError("is no duration: write seconds, or like 500ms, 90s, 5m, 1h30m")
+
+
+def _url_of(*schemes: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if not value.startswith(tuple(f"{scheme}://" for scheme in schemes)):
+            raise ValueError(f"must begin with {' or '.join(f'{s}://' for s in schemes)}")
+        return value
+
+    return AfterValidator(check)
+
+
+Seconds = Annotated[float, BeforeValidator(parse_duration)]
+HttpUrl = Annotated[str, _url_of("http", "https")]
+StoreUrl = Annotated[str, _url_of("file", "s3")]
+LedgerUrl = Annotated[str, _url_of("sqlite", "postgresql", "postgres")]
 
 
 class Section(BaseModel):
     """A table of processor.toml. Unknown names are faults, not surprises."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
 
 
 class RegistrySettings(Section):
     """Where the schema registry is (Confluent-compatible API)."""
 
-    url: str = "http://127.0.0.1:8081"
+    url: HttpUrl = "http://127.0.0.1:8081"
     username: str | None = None
     password: SecretStr | None = None
-    timeout_seconds: float = Field(10.0, gt=0)
+    timeout_seconds: Seconds = Field(10.0, gt=0)
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.username is None) != (self.password is None):
+            raise ValueError("set both username and password, or neither")
+        return self
 
 
 class S3Settings(Section):
     """How S3 is reached. Empty: the AWS SDK's own defaults (environment, profile, role)."""
 
-    endpoint_url: str | None = None
+    endpoint_url: HttpUrl | None = None
     region: str | None = None
     access_key_id: str | None = None
     secret_access_key: SecretStr | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.access_key_id is None) != (self.secret_access_key is None):
+            raise ValueError("set both access_key_id and secret_access_key, or neither")
+        return self
 
 
 class ClaimSettings(Section):
     """Where values over a topic's message limit, and `--file` inputs, are kept."""
 
-    store: str | None = None  # file:///var/lib/claims or s3://bucket/prefix
+    store: StoreUrl | None = None  # file:///var/lib/claims or s3://bucket/prefix
 
 
 class LedgerSettings(Section):
     """The durable memory of settled jobs."""
 
-    url: str = "sqlite:///.processor/ledger.db"
+    url: LedgerUrl = "sqlite:///.processor/ledger.db"
 
 
 class WorkerSettings(Section):
     """How a worker runs jobs."""
 
-    group: str = "processor"
+    group: str = Field("processor", min_length=1)
     concurrency: int = Field(8, ge=1, le=1000)  # pool threads for sync handlers
     lane_records_max: int = Field(1000, ge=1)  # per partition; a full lane pauses its partition
     slice_records_max: int = Field(100, ge=1)  # jobs handed to a pool thread at once
-    commit_interval_seconds: float = Field(1.0, gt=0)
-    drain_seconds: float = Field(20.0, ge=0)  # budget for running jobs on revoke and on SIGTERM
-    shutdown_seconds: float = Field(30.0, gt=0)  # after this a stopping worker leaves regardless
-    timeout_seconds: float = Field(300.0, gt=0)  # a job without its own timeout
-    timeout_grace_seconds: float = Field(5.0, ge=0)  # between telling a job and abandoning it
+    commit_interval_seconds: Seconds = Field(1.0, gt=0)
+    drain_seconds: Seconds = Field(20.0, ge=0)  # budget for running jobs on revoke and on SIGTERM
+    shutdown_seconds: Seconds = Field(30.0, gt=0)  # after this a stopping worker leaves regardless
+    timeout_seconds: Seconds = Field(300.0, gt=0)  # a job without its own timeout
+    timeout_grace_seconds: Seconds = Field(5.0, ge=0)  # between telling a job and abandoning it
     start_from: Literal["earliest", "latest"] = "earliest"  # no committed offset yet
     when_offset_lost: Literal["stop", "earliest"] = "stop"  # committed offset fell off the log
     metrics_port: int | None = Field(None, ge=0, le=65535)  # /metrics and /healthz; 0: any free
     metrics_host: str = "127.0.0.1"
+
+    @model_validator(mode="after")
+    def _drain_fits(self) -> Self:
+        if self.drain_seconds > self.shutdown_seconds:
+            raise ValueError(
+                f"drain_seconds ({self.drain_seconds:g}) must not be longer than"
+                f" shutdown_seconds ({self.shutdown_seconds:g})"
+            )
+        return self
 
 
 class LogSettings(Section):
@@ -81,3 +170,155 @@ class Settings(Section):
     ledger: LedgerSettings = LedgerSettings()
     worker: WorkerSettings = WorkerSettings()
     log: LogSettings = LogSettings()
+
+    @model_validator(mode="after")
+    def _kafka_keeps_the_promise(self) -> Self:
+        if faults := [f for n, v in self.kafka.items() if (f := kafka_fault(n, v))]:
+            raise ValueError("; ".join(faults))
+        return self
+
+    def values(self) -> dict[str, Any]:
+        """Every setting by its dotted name, secrets as SecretStr."""
+        return dict(_leaves(self, ""))
+
+    def secrets(self) -> list[str]:
+        """The secret values themselves, for a log to mask. Passwords inside URLs are included."""
+        found: list[str] = []
+        for name, value in self.values().items():
+            if isinstance(value, SecretStr):
+                found.append(value.get_secret_value())
+            elif value is not None and secret_name(name):
+                found.append(str(value))
+            elif isinstance(value, str):
+                found += [match[2] for match in _URL_PASSWORD.finditer(value)]
+                found += [match[2] for match in _URL_QUERY_PASSWORD.finditer(value)]
+        return [secret for secret in found if secret]
+
+
+def secret_name(name: str) -> bool:
+    """Whether the setting's name says that its value is a secret."""
+    return bool(_SECRET_NAME.search(name)) and not name.endswith((".url", ".location", "_url"))
+
+
+def masked(name: str, value: Any) -> Any:
+    """The value as a person may see it: secrets and passwords inside URLs as `***`."""
+    if value is None:
+        return None
+    if isinstance(value, SecretStr) or secret_name(name):
+        return MASK
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, str):
+        value = _URL_PASSWORD.sub(rf"\1:{MASK}@", value)
+        return _URL_QUERY_PASSWORD.sub(rf"\1{MASK}", value)
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """Settings, and for each dotted name the source its value came from."""
+
+    settings: Settings
+    origins: Mapping[str, Found]
+
+
+def load_settings(
+    *,
+    file: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> Settings:
+    """Read the settings of every source, or raise one UsageError that tells every fault.
+
+    `file` replaces processor.toml; `overrides` are flags by dotted name, None where not given;
+    `environ` and `folder` stand in for the process's own.
+    """
+    return resolve_settings(file=file, overrides=overrides, environ=environ, folder=folder).settings
+
+
+def resolve_settings(
+    *,
+    file: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> Resolved:
+    """Do what `load_settings` does, and remember where each value came from."""
+    environ = os.environ if environ is None else environ
+    folder = folder or Path()
+    defaults = [Found(n, v, "default", "default") for n, v in Settings().values().items()]
+    names = Names([f.name for f in defaults if not f.name.startswith("kafka.")], ["kafka"])
+    found = {value.name: value for value in defaults}
+    faults: list[str] = []
+
+    def layer(values: list[Found], new_faults: list[str]) -> None:
+        found.update({value.name: value for value in values})
+        faults.extend(new_faults)
+
+    chosen = file or (
+        Path(environ["PROCESSOR_CONFIG"]) if environ.get("PROCESSOR_CONFIG") else None
+    )
+    if (folder / DEV_STACK_FILE).is_file():
+        layer(*from_toml(folder / DEV_STACK_FILE, "dev stack", names))
+    if chosen or (folder / SETTINGS_FILE).is_file():
+        layer(*from_toml(folder / (chosen or SETTINGS_FILE), "file", names))
+    layer(*from_environment(environ, names))
+    layer(*from_flags(overrides or {}, names))
+    settings, value_faults = _validate(found)
+    if settings is None or faults:
+        raise _told(faults + value_faults)
+    return Resolved(settings, found)
+
+
+def _validate(found: Mapping[str, Found]) -> tuple[Settings | None, list[str]]:
+    faults: list[str] = []
+    tables: dict[str, Any] = {"kafka": {}}
+    for name, value in found.items():
+        table, _, rest = name.partition(".")
+        if table == "kafka":
+            if fault := kafka_fault(rest, value.value):
+                faults.append(f"{value.where}: {fault}")
+            else:
+                tables["kafka"][rest] = value.value
+        elif not rest:
+            tables[name] = value.value
+        else:
+            tables.setdefault(table, {})[rest] = value.value
+    try:
+        settings = Settings.model_validate(tables)
+    except ValidationError as fault:
+        return None, faults + [_value_fault(error, found) for error in fault.errors()]
+    return (None if faults else settings), faults
+
+
+def _value_fault(error: Mapping[str, Any], found: Mapping[str, Found]) -> str:
+    name = ".".join(str(part) for part in error["loc"])
+    message = str(error["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
+    value = found.get(name)
+    if value is None:  # A rule about the table as a whole.
+        wheres = [f.where for n, f in found.items() if n.startswith(f"{name}.")]
+        told = ", ".join(dict.fromkeys(where for where in wheres if where != "default"))
+        return f"{told}: [{name}] {message}"
+    shown = masked(name, value.value)
+    told = "" if shown == MASK else f" = {shown!r}"
+    return f"{value.where}: {name}{told}: {message}"
+
+
+def _told(faults: list[str]) -> UsageError:
+    hint = "docs/configuration.md lists every setting; `processor config check` looks again"
+    if len(faults) == 1:
+        return UsageError(faults[0], hint=hint)
+    listed = "".join(f"\n  {fault}" for fault in faults)
+    return UsageError(f"{len(faults)} faults in the settings{listed}", hint=hint)
+
+
+def _leaves(section: Section, prefix: str) -> Iterator[tuple[str, Any]]:
+    for field in type(section).model_fields:
+        value = getattr(section, field)
+        if isinstance(value, Section):
+            yield from _leaves(value, f"{prefix}{field}.")
+        elif isinstance(value, dict):
+            yield from ((f"{prefix}{field}.{name}", entry) for name, entry in value.items())
+        else:
+            yield f"{prefix}{field}", value

@@ -1,13 +1,20 @@
-"""The headers of a job's record: names, parsing, writing. The only module that knows the names.
+"""The headers of a job's record: names, reading, writing. The only module that knows the names.
 
 A job's own headers follow the CloudEvents Kafka binding in binary mode:
 https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md
+All are optional: without `ce_id` the job's id is its first topic-partition-offset.
 
 A retry or dead-letter record carries the original headers untouched plus one set under the prefix
 `processor-`, which is replaced at every hop and never appended to, so headers cannot grow.
 """
 
 from __future__ import annotations
+
+import hashlib
+import re
+
+from processor.errors import ContractError
+from processor.model import Failure, Headers, Hop, JobHeaders, Position, Record
 
 JOB_ID = "ce_id"
 JOB_TYPE = "ce_type"
@@ -17,6 +24,177 @@ SPEC_VERSION = "ce_specversion"
 IDEMPOTENCY_KEY = "idempotency-key"
 TRACEPARENT = "traceparent"
 TRACESTATE = "tracestate"
-NOT_BEFORE = "not-before"
-DEADLINE = "deadline"
+NOT_BEFORE = "not-before"  # Milliseconds since the epoch.
+DEADLINE = "deadline"  # Milliseconds since the epoch.
 CLAIM = "claim"
+
+HOP_PREFIX = "processor-"
+HOP_ATTEMPT = "processor-attempt"  # Runs so far.
+HOP_NOT_BEFORE = "processor-not-before"  # Milliseconds since the epoch.
+HOP_ORIGIN_TOPIC = "processor-origin-topic"
+HOP_ORIGIN_PARTITION = "processor-origin-partition"
+HOP_ORIGIN_OFFSET = "processor-origin-offset"
+HOP_ORIGIN_TIMESTAMP = "processor-origin-timestamp"  # Milliseconds since the epoch.
+HOP_FIRST_FAILURE = "processor-first-failure"  # Milliseconds since the epoch.
+HOP_LAST_FAILURE = "processor-last-failure"  # Milliseconds since the epoch.
+HOP_ERROR_CLASS = "processor-error-class"
+HOP_ERROR_MESSAGE = "processor-error-message"
+HOP_FINGERPRINT = "processor-fingerprint"
+HOP_EPOCH = "processor-epoch"  # Of the owner that wrote this copy.
+HOP_COPY = "processor-copy"  # Names one appended copy.
+
+ERROR_MESSAGE_BYTES_MAX = 1024
+ID_BYTES_MAX = 256  # Of a job id or an idempotency key.
+
+
+def read_job(record: Record, origin: Position) -> JobHeaders:
+    """Read a job's own headers. Of a repeated header the last one counts, as in CloudEvents.
+
+    Raises ContractError when a header that the engine acts on is malformed.
+    """
+    found = {
+        name: value
+        for name, value in record.headers
+        if value is not None and not name.startswith(HOP_PREFIX)
+    }
+    return JobHeaders(
+        job_id=_text(found, JOB_ID, bytes_max=ID_BYTES_MAX) or str(origin),
+        job_type=_text(found, JOB_TYPE, bytes_max=ID_BYTES_MAX),
+        idempotency_key=_text(found, IDEMPOTENCY_KEY, bytes_max=ID_BYTES_MAX),
+        time=_text(found, TIME),
+        not_before_ms=_whole(found, NOT_BEFORE),
+        deadline_ms=_whole(found, DEADLINE),
+        claim=found.get(CLAIM),
+        traceparent=_text(found, TRACEPARENT),
+    )
+
+
+def read_hop(record: Record) -> Hop | None:
+    """Read a copy's way so far; None when the record is no copy (a job on its main topic).
+
+    Raises ContractError when the set is there but malformed.
+    """
+    found = {name: value for name, value in record.headers if name.startswith(HOP_PREFIX)}
+    if HOP_ORIGIN_OFFSET not in found:
+        return None
+    topic = _text(found, HOP_ORIGIN_TOPIC)
+    partition = _whole(found, HOP_ORIGIN_PARTITION)
+    offset = _whole(found, HOP_ORIGIN_OFFSET)
+    if topic is None or partition is None or offset is None:
+        raise ContractError("the copy's origin is incomplete")
+    return Hop(
+        origin=Position(topic, partition, offset),
+        origin_timestamp_ms=_whole(found, HOP_ORIGIN_TIMESTAMP) or 0,
+        attempt=_whole(found, HOP_ATTEMPT) or 0,
+        not_before_ms=_whole(found, HOP_NOT_BEFORE) or 0,
+        first_failure_ms=_whole(found, HOP_FIRST_FAILURE),
+        last_failure_ms=_whole(found, HOP_LAST_FAILURE),
+        error_class=_text(found, HOP_ERROR_CLASS),
+        error_message=_text(found, HOP_ERROR_MESSAGE),
+        fingerprint=_text(found, HOP_FINGERPRINT),
+        epoch=_whole(found, HOP_EPOCH) or 0,
+        copy=_text(found, HOP_COPY) or "",
+    )
+
+
+def first_hop(record: Record) -> Hop:
+    """The way of a record that was never copied: it starts here."""
+    origin = Position(record.topic, record.partition, record.offset)
+    return Hop(origin=origin, origin_timestamp_ms=record.timestamp_ms)
+
+
+def write_hop(headers: Headers, hop: Hop) -> Headers:
+    """The original headers untouched, plus one set of the engine's own, replaced."""
+    written = [(name, value) for name, value in headers if not name.startswith(HOP_PREFIX)]
+    fields: list[tuple[str, str | int | None]] = [
+        (HOP_ORIGIN_TOPIC, hop.origin.topic),
+        (HOP_ORIGIN_PARTITION, hop.origin.partition),
+        (HOP_ORIGIN_OFFSET, hop.origin.offset),
+        (HOP_ORIGIN_TIMESTAMP, hop.origin_timestamp_ms),
+        (HOP_ATTEMPT, hop.attempt),
+        (HOP_NOT_BEFORE, hop.not_before_ms or None),
+        (HOP_FIRST_FAILURE, hop.first_failure_ms),
+        (HOP_LAST_FAILURE, hop.last_failure_ms),
+        (HOP_ERROR_CLASS, hop.error_class),
+        (HOP_FINGERPRINT, hop.fingerprint),
+        (HOP_EPOCH, hop.epoch),
+        (HOP_COPY, hop.copy or None),
+    ]
+    written += [(name, str(value).encode()) for name, value in fields if value is not None]
+    if hop.error_message is not None:
+        written.append((HOP_ERROR_MESSAGE, _cut(hop.error_message)))
+    return written
+
+
+def write_job(
+    *,
+    job_id: str,
+    job_type: str,
+    source: str,
+    time: str,
+    idempotency_key: str | None = None,
+    not_before_ms: int | None = None,
+    deadline_ms: int | None = None,
+    claim: bytes | None = None,
+) -> Headers:
+    """The headers of a new job."""
+    headers: Headers = [
+        (JOB_ID, job_id.encode()),
+        (JOB_TYPE, job_type.encode()),
+        (SOURCE, source.encode()),
+        (TIME, time.encode()),
+        (SPEC_VERSION, b"1.0"),
+    ]
+    if idempotency_key is not None:
+        headers.append((IDEMPOTENCY_KEY, idempotency_key.encode()))
+    if not_before_ms is not None:
+        headers.append((NOT_BEFORE, str(not_before_ms).encode()))
+    if deadline_ms is not None:
+        headers.append((DEADLINE, str(deadline_ms).encode()))
+    if claim is not None:
+        headers.append((CLAIM, claim))
+    return headers
+
+
+_VARIABLE_PART = re.compile(r"0x[0-9a-f]+|[0-9a-f]{8,}|\d+|'[^']*'|\"[^\"]*\"", re.IGNORECASE)
+
+
+def fingerprint(failure: Failure) -> str:
+    """Group like failures: class and message without numbers, ids and quoted parts, as 12 digits.
+
+    >>> seven, eight = Failure("E", "row 7 of 'x'", True), Failure("E", "row 8 of 'y'", True)
+    >>> fingerprint(seven) == fingerprint(eight)
+    True
+    """
+    shape = _VARIABLE_PART.sub("#", failure.message)
+    return hashlib.blake2s(f"{failure.error_class}\0{shape}".encode(), digest_size=6).hexdigest()
+
+
+def _text(found: dict[str, bytes], name: str, *, bytes_max: int | None = None) -> str | None:
+    value = found.get(name)
+    if value is None:
+        return None
+    if bytes_max is not None and not 0 < len(value) <= bytes_max:
+        raise ContractError(
+            f"header `{name}` has {len(value)} bytes", hint=f"1 to {bytes_max} are allowed"
+        )
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise ContractError(f"header `{name}` is not UTF-8") from None
+
+
+def _whole(found: dict[str, bytes], name: str) -> int | None:
+    value = found.get(name)
+    if value is None:
+        return None
+    if not (value.isdigit() and len(value) <= 19):
+        raise ContractError(f"header `{name}` is no whole number of at most 19 digits")
+    return int(value)
+
+
+def _cut(message: str) -> bytes:
+    encoded = message.encode(errors="replace")
+    if len(encoded) <= ERROR_MESSAGE_BYTES_MAX:
+        return encoded
+    return encoded[: ERROR_MESSAGE_BYTES_MAX - 3].decode(errors="ignore").encode() + "…".encode()

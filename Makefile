@@ -1,0 +1,71 @@
+# Targets are explained by `make help`, which reads the ## comments.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHONS := $(PYTHON) python3.13 python3.12 python3.11 python3
+# A shim of a version manager can exist and still not run, and some systems split off ensurepip.
+GOOD_PYTHON := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+PIP := PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
+TESTS ?=
+DEMO_ARGS ?=
+
+# A Python that was upgraded away leaves a dangling link, and an environment that cannot be mended.
+$(shell test -x $(BIN)/python || rm -rf $(VENV))
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 12
+
+.PHONY: demo
+demo: $(VENV)/.local ## Run the main job end to end on a real Kafka, on this machine
+	@$(BIN)/processor demo $(DEMO_ARGS)
+
+.PHONY: test
+test: $(VENV)/.dev ## Run the tests, on real servers (TESTS=tests/core for some)
+	@$(BIN)/python -m pytest $(TESTS)
+
+.PHONY: check
+check: lint ## Run the linters, the type checker and the tests: what CI runs
+	@$(MAKE) test
+
+.PHONY: lint
+lint: $(VENV)/.dev ## Run the linters and the type checker
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+.PHONY: format
+format: $(VENV)/.dev ## Format the code and mend what the linter can mend
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+.PHONY: clean
+clean: ## Remove what these targets made (a local stack: `processor dev reset`)
+	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find processor tests -type d -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/pyvenv.cfg:
+	@for python in $(PYTHONS); do \
+	  if "$$python" -c '$(GOOD_PYTHON)' >/dev/null 2>&1 </dev/null; then \
+	    echo "making $(VENV) with $$("$$python" --version)" >&2; \
+	    rm -rf $(VENV); exec "$$python" -m venv $(VENV); \
+	  fi; \
+	done; \
+	echo "error: none of these is a Python >= 3.11 with venv: $(PYTHONS)" >&2; \
+	echo "hint: install one, or name it: make PYTHON=/path/to/python3" >&2; exit 1
+
+# The stamps: packages are installed again only when pyproject.toml changes.
+$(VENV)/.local: pyproject.toml $(VENV)/pyvenv.cfg
+	@echo "installing processor with its local stack" >&2
+	@$(PIP) install --quiet --editable '.[local]' </dev/null
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/pyvenv.cfg
+	@echo "installing processor with its development tools" >&2
+	@$(PIP) install --quiet --editable '.[dev]' </dev/null
+	@touch $@

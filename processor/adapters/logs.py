@@ -1,0 +1,160 @@
+"""Structured logs on stderr: JSON lines for machines, short coloured lines on a terminal.
+
+Rule 1: a payload is never logged: fields of that name are dropped, whoever sets them.
+Rule 2: known secrets are masked wherever they turn up, inside messages and errors too.
+Rule 3: what is below the level costs one method call that does nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import sys
+import traceback
+from collections.abc import Iterable, Mapping, MutableMapping
+from types import TracebackType
+from typing import Any, Final, TextIO, cast
+
+import structlog
+from structlog.typing import EventDict, FilteringBoundLogger, Processor
+
+from processor.settings import MASK, LogSettings, secret_name
+
+PAYLOAD_FIELDS: Final = frozenset({"payload", "value", "body"})
+ERROR_LENGTH_MAX: Final = 1024
+FRAMES_MAX: Final = 8  # Innermost first is what one looks for; more is noise.
+SECRET_LENGTH_MIN: Final = 4  # Masking a shorter text would tear up every other word.
+
+# These tell each request at `info`; theirs is worth reading only when ours is at `debug`.
+_TALKATIVE = ("botocore", "boto3", "s3transfer", "urllib3", "httpx", "httpcore", "asyncio")
+
+
+def configure_logging(
+    settings: LogSettings, *, secrets: Iterable[str] = (), stream: TextIO | None = None
+) -> None:
+    """Send our own and every library's log lines to `stream` (default: stderr).
+
+    A second call replaces the first one's set-up; loggers bound before keep their fields.
+    """
+    stream = sys.stderr if stream is None else stream
+    level = logging.getLevelNamesMapping()[settings.level.upper()]
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        compact_error,
+        Redaction(secrets),
+    ]
+    renderer = _renderer(settings, stream)
+    structlog.configure(
+        processors=[*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        cache_logger_on_first_use=False,
+    )
+    handler = _LibraryHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared[:-2]],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *shared[-2:],
+                renderer,
+            ],
+        )
+    )
+    root = logging.getLogger()
+    for old in [h for h in root.handlers if isinstance(h, _LibraryHandler)]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(level)
+    for name in _TALKATIVE:
+        quiet = logging.NOTSET if settings.level == "debug" else logging.WARNING
+        logging.getLogger(name).setLevel(max(quiet, level) if quiet else quiet)
+    logging.captureWarnings(True)
+
+
+def worker_logger(worker_id: str, **fields: Any) -> FilteringBoundLogger:
+    """Make the logger of one worker; each line carries its id. Bind a job's fields onto it."""
+    logger = structlog.get_logger().bind(worker_id=worker_id, **fields)
+    return cast("FilteringBoundLogger", logger)
+
+
+def key_hash(key: bytes | None) -> str:
+    """Name a key without telling it: the same 16 hex digits everywhere and always; `-` for none."""
+    return "-" if key is None else hashlib.blake2s(key, digest_size=8).hexdigest()
+
+
+class Redaction:
+    """Drops payload fields and masks secrets, by name and by value."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        known = sorted({s for s in secrets if len(s) >= SECRET_LENGTH_MIN}, key=len, reverse=True)
+        self._secrets = re.compile("|".join(map(re.escape, known))) if known else None
+
+    def __call__(self, logger: Any, method: str, event: EventDict) -> EventDict:
+        """Return the event as it may be seen."""
+        del logger, method
+        return cast("EventDict", self._clean_fields(event))
+
+    def _clean_fields(self, fields: Mapping[Any, Any]) -> dict[Any, Any]:
+        kept = {name: v for name, v in fields.items() if name not in PAYLOAD_FIELDS}
+        return {
+            name: MASK if isinstance(name, str) and secret_name(name) else self._clean(value)
+            for name, value in kept.items()
+        }
+
+    def _clean(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self._secrets.sub(MASK, value) if self._secrets else value
+        if value is None or isinstance(value, (bool, int, float)):
+            return value
+        if isinstance(value, bytes):
+            return f"<{len(value)} bytes>"
+        if isinstance(value, Mapping):
+            return self._clean_fields(value)
+        if isinstance(value, (list, tuple, set, frozenset)):
+            return [self._clean(one) for one in value]
+        return self._clean(str(value))  # Else a renderer's repr() of it would pass unseen.
+
+
+def compact_error(
+    logger: Any, method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Turn `exc_info` into `error` (class and message) and `at` (the innermost frames).
+
+    No local variables and no source lines: either could hold a payload.
+    """
+    del logger, method
+    given = event.pop("exc_info", None)
+    error = sys.exc_info()[1] if given is True else given
+    if isinstance(error, tuple):
+        error = error[1]
+    if isinstance(error, BaseException):
+        event["error"] = _told(error)
+        event["at"] = _frames(error.__traceback__)
+        if cause := error.__cause__ or (None if error.__suppress_context__ else error.__context__):
+            event["cause"] = _told(cause)
+    return event
+
+
+class _LibraryHandler(logging.StreamHandler[TextIO]):
+    """Ours on the root logger, told apart from handlers others have put there."""
+
+
+def _renderer(settings: LogSettings, stream: TextIO) -> Processor:
+    terminal = stream.isatty()
+    if settings.format == "console" or (settings.format == "auto" and terminal):
+        return structlog.dev.ConsoleRenderer(colors=terminal)
+    return structlog.processors.JSONRenderer(ensure_ascii=False)
+
+
+def _told(error: BaseException) -> str:
+    text = f"{type(error).__name__}: {error}"
+    return text if len(text) <= ERROR_LENGTH_MAX else f"{text[:ERROR_LENGTH_MAX]}…"
+
+
+def _frames(trace: TracebackType | None) -> list[str]:
+    frames = traceback.extract_tb(trace)[-FRAMES_MAX:]
+    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in reversed(frames)]

@@ -1,0 +1,193 @@
+"""Objects on an HTTP or HTTPS server, for reading only.
+
+A server that fails or does not answer is a plain TransientError and not StoreUnavailable: it is
+somebody else's, and its outage must not pause the queue for all other jobs. Addresses are shown in
+faults without their query and password, for a signed link is a secret.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+
+from processor.contracts.claims import CHUNK_BYTES, ObjectStat, Put, Reader, Stream
+from processor.errors import ContractError, PermanentError, TransientError
+
+REDIRECTS_MAX = 5
+SIZE_MAX = 1024**4
+TIMEOUT = httpx.Timeout(connect=10.0, read=60.0, write=10.0, pool=10.0)
+_LATER = {408, 425, 429}
+
+
+class HttpSource:
+    """A read-only object store over HTTP(S). `size_max` is in bytes; a longer body is refused."""
+
+    def __init__(self, *, size_max: int = SIZE_MAX, timeout: httpx.Timeout = TIMEOUT) -> None:
+        self._size_max = size_max
+        # trust_env=False: no proxy or .netrc of the environment speaks for a job's URL. Identity:
+        # the bytes that are hashed must be the object's own, not a transfer's compression.
+        self._client = httpx.Client(
+            timeout=timeout,
+            trust_env=False,
+            follow_redirects=False,
+            headers={"accept-encoding": "identity", "user-agent": "processor"},
+        )
+
+    def open(self, uri: str) -> Reader:
+        """Ask for an object; its body is fetched as it is read."""
+        answer = self._ask("GET", uri)
+        size = _size(answer)
+        if size is not None and size > self._size_max:
+            answer.close()
+            raise PermanentError(
+                f"{_shown(uri)} has {size} bytes, over the limit of {self._size_max}"
+            )
+        return HttpReader(answer, uri, size_max=self._size_max)
+
+    def stat(self, uri: str) -> ObjectStat | None:
+        """Ask for an object's headers. A server need not tell the size."""
+        try:
+            answer = self._ask("HEAD", uri)
+        except ContractError:
+            return None
+        answer.close()
+        return ObjectStat(
+            size=_size(answer),
+            content_type=answer.headers.get("content-type"),
+            etag=answer.headers.get("etag"),
+        )
+
+    def put(
+        self,
+        uri: str,
+        stream: Stream,  # noqa: ARG002
+        *,
+        size: int | None = None,  # noqa: ARG002
+        sha256: str | None = None,  # noqa: ARG002
+        content_type: str | None = None,  # noqa: ARG002
+        create_only: bool,  # noqa: ARG002
+    ) -> Put:
+        """Refuse: HTTP servers are read only."""
+        raise _read_only(uri)
+
+    def delete(self, uri: str) -> None:
+        """Refuse: HTTP servers are read only."""
+        raise _read_only(uri)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def _ask(self, method: str, uri: str) -> httpx.Response:
+        """Send one request, following a few redirects; each address must be admitted."""
+        address = uri
+        for _ in range(REDIRECTS_MAX + 1):
+            url = admit(address)
+            with _faults(uri):
+                answer = self._client.send(self._client.build_request(method, url), stream=True)
+            if not answer.has_redirect_location:
+                return _require_success(answer, uri)
+            answer.close()
+            address = str(url.join(answer.headers["location"]))
+        raise PermanentError(f"{_shown(uri)} redirects more than {REDIRECTS_MAX} times")
+
+
+class HttpReader:
+    """A body being fetched. One that breaks off in the middle is a TransientError."""
+
+    def __init__(self, answer: httpx.Response, uri: str, *, size_max: int) -> None:
+        self._answer = answer
+        self._uri = uri
+        self._size_max = size_max
+        self._chunks = answer.iter_raw(CHUNK_BYTES)
+        self._rest = b""
+        self._count = 0
+
+    def __enter__(self) -> HttpReader:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Give at most `size` bytes."""
+        if size < 0:
+            return b"".join(iter(lambda: self.read(CHUNK_BYTES), b""))
+        if not self._rest and size > 0:
+            self._rest = self._fetch()
+        taken, self._rest = self._rest[:size], self._rest[size:]
+        return taken
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._answer.close()
+
+    def _fetch(self) -> bytes:
+        with _faults(self._uri):
+            chunk = next(self._chunks, b"")
+        self._count += len(chunk)
+        if self._count > self._size_max:
+            raise PermanentError(f"{_shown(self._uri)} is over the limit of {self._size_max} bytes")
+        return chunk
+
+
+def admit(address: str) -> httpx.URL:
+    """Give the URL if a job may name it; PermanentError otherwise. Every redirect comes here too.
+
+    This is the one place for the rules about hosts and networks that jobs must not reach.
+    """
+    try:
+        url = httpx.URL(address)
+    except httpx.InvalidURL as fault:
+        raise PermanentError(f"the address is no URL: {fault}") from fault
+    if url.scheme not in ("http", "https") or not url.host:
+        raise PermanentError(f"{_shown(address)} must be http:// or https:// and a host")
+    return url
+
+
+def _require_success(answer: httpx.Response, uri: str) -> httpx.Response:
+    status = answer.status_code
+    if status == 200:
+        return answer
+    answer.close()
+    told = f"{_shown(uri)} answered {status} {answer.reason_phrase}".rstrip()
+    if status in (404, 410):
+        raise ContractError(f"{_shown(uri)} does not exist: it answered {status}")
+    if status >= 500 or status in _LATER:
+        raise TransientError(told)
+    if status in (401, 403):
+        raise PermanentError(told, hint="the link may have expired, or the server wants a login")
+    raise PermanentError(told)
+
+
+def _size(answer: httpx.Response) -> int | None:
+    text = answer.headers.get("content-length", "")
+    return int(text) if text.isdecimal() else None
+
+
+def _shown(uri: str) -> str:
+    """Give an address fit for a log: without user, password, query and fragment."""
+    try:
+        url = httpx.URL(uri)
+    except httpx.InvalidURL:
+        return "the address"
+    return str(url.copy_with(username=None, password=None, query=None, fragment=None))
+
+
+def _read_only(uri: str) -> PermanentError:
+    return PermanentError(
+        f"{_shown(uri)} cannot be written: HTTP is read only",
+        hint="name a file:///… or s3://… target",
+    )
+
+
+@contextmanager
+def _faults(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except httpx.TransportError as fault:
+        raise TransientError(
+            f"{_shown(uri)} does not answer: {fault or type(fault).__name__}"
+        ) from fault

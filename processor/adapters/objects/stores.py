@@ -1,0 +1,119 @@
+"""All object stores behind one: a URI's scheme chooses; a store's client is made when needed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from processor.contracts.claims import ObjectStat, ObjectStore, Put, Reader, Stream
+from processor.errors import PermanentError
+from processor.settings import S3Settings, Settings
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+CONNECT_TIMEOUT_SECONDS = 5.0
+READ_TIMEOUT_SECONDS = 60.0
+ATTEMPTS_MAX = 4  # The SDK's own, a few seconds in all; the worker's pause takes over after that.
+CONNECTIONS_MAX = 64
+
+
+class Objects:
+    """Every object store that the settings reach: `file:///`, `s3://`, `http://` and `https://`.
+
+    Safe for threads. `file_roots` limits files to these folders; none means anywhere.
+    """
+
+    def __init__(self, settings: Settings, *, file_roots: Sequence[Path] = ()) -> None:
+        self._settings = settings
+        self._file_roots = file_roots
+        self._stores: dict[str, ObjectStore] = {}
+        self._making = threading.Lock()
+
+    def open(self, uri: str) -> Reader:
+        """Open an object for reading."""
+        return self._store(uri).open(uri)
+
+    def stat(self, uri: str) -> ObjectStat | None:
+        """Tell what is known of an object; None: there is none."""
+        return self._store(uri).stat(uri)
+
+    def put(
+        self,
+        uri: str,
+        stream: Stream,
+        *,
+        size: int | None = None,
+        sha256: str | None = None,
+        content_type: str | None = None,
+        create_only: bool,
+    ) -> Put:
+        """Write an object, whole and checked, or not at all."""
+        return self._store(uri).put(
+            uri,
+            stream,
+            size=size,
+            sha256=sha256,
+            content_type=content_type,
+            create_only=create_only,
+        )
+
+    def delete(self, uri: str) -> None:
+        """Remove an object; a missing one is no fault."""
+        self._store(uri).delete(uri)
+
+    def _store(self, uri: str) -> ObjectStore:
+        scheme = uri.partition("://")[0].lower()
+        scheme = "http" if scheme == "https" else scheme
+        with self._making:
+            store = self._stores.get(scheme)
+            if store is None:
+                store = self._stores[scheme] = self._make(scheme, uri)
+        return store
+
+    def _make(self, scheme: str, uri: str) -> ObjectStore:
+        # Imported here: boto3 takes longer to import than most commands take to run.
+        if scheme == "file":
+            from processor.adapters.objects.file import FileStore
+
+            return FileStore(self._file_roots)
+        if scheme == "s3":
+            from processor.adapters.objects.s3 import S3Store
+
+            return S3Store(s3_client(self._settings.s3))
+        if scheme == "http":
+            from processor.adapters.objects.http import HttpSource
+
+            return HttpSource()
+        raise PermanentError(
+            f"no object store serves the URI {uri.partition('?')[0]!r}",
+            hint="use file:///path, s3://bucket/key, or http(s)://… for reading",
+        )
+
+
+def s3_client(settings: S3Settings) -> S3Client:
+    """Make a client for the S3 that the settings name; what they leave out the AWS SDK finds."""
+    import boto3
+    from botocore.config import Config
+
+    config = Config(
+        connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        read_timeout=READ_TIMEOUT_SECONDS,
+        retries={"mode": "standard", "total_max_attempts": ATTEMPTS_MAX},
+        max_pool_connections=CONNECTIONS_MAX,
+        tcp_keepalive=True,
+        # Servers other than AWS rarely have a DNS name per bucket.
+        s3={"addressing_style": "path" if settings.endpoint_url else "auto"},
+        user_agent_extra="processor",
+    )
+    secret = settings.secret_access_key
+    return boto3.client(
+        "s3",
+        endpoint_url=settings.endpoint_url,
+        region_name=settings.region,
+        aws_access_key_id=settings.access_key_id,
+        aws_secret_access_key=secret.get_secret_value() if secret else None,
+        config=config,
+    )

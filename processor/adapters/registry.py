@@ -1,0 +1,248 @@
+"""The schema registry, over confluent-kafka's client: its faults in our words, nothing else.
+
+A registry that is away is a RegistryUnavailable, which pauses; a schema that is not there is a
+ContractError, which does not. The password never shows, wherever the settings hold it.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from processor.contracts.schemas import self_contained
+from processor.errors import ContractError, ProcessorError, RegistryUnavailable, UsageError
+from processor.settings import RegistrySettings
+
+if TYPE_CHECKING:
+    from confluent_kafka.schema_registry import Schema as ClientSchema
+    from confluent_kafka.schema_registry import SchemaRegistryClient
+
+_T = TypeVar("_T")
+_REFERENCE_DEPTH_MAX = 16
+_ABSENT = (40401, 40402, 40403)  # No such subject, version, schema: the registry itself says so.
+
+
+class Registry:
+    """One schema registry. Nothing is connected or imported before the first call.
+
+    Every call may raise RegistryUnavailable, or UsageError when the credentials are refused.
+    """
+
+    def __init__(self, settings: RegistrySettings) -> None:
+        self._settings = settings
+        self.url = _without_password(settings.url)
+
+    def schema_by_id(self, schema_id: int) -> str:
+        """Give a schema's text, references written in; raise ContractError if there is none."""
+
+        def fetch() -> str:
+            schema = self._client.get_schema(schema_id)
+            return self._with_references(schema)
+
+        absent = ContractError(f"schema id {schema_id} is not in the registry at {self.url}")
+        return self._call(f"read schema {schema_id}", fetch, absent=absent)
+
+    def id_of(self, subject: str, text: str) -> int:
+        """Give the id of a registered schema; raise UsageError if it is not registered."""
+        schema_id = self.find_id(subject, text)
+        if schema_id is None:
+            raise UsageError(
+                f"the schema of `{subject}` is not registered at {self.url}",
+                hint="run `processor schemas register`",
+            )
+        return schema_id
+
+    def find_id(self, subject: str, text: str) -> int | None:
+        """Give the id of a registered schema, or None."""
+
+        def look_up() -> int | None:
+            found = self._client.lookup_schema(subject, _client_schema(text))
+            return found.schema_id
+
+        return self._call(f"look `{subject}` up", look_up, absent=None)
+
+    def latest(self, subject: str) -> tuple[int, str] | None:
+        """Give the id and text of a subject's newest schema, or None."""
+
+        def read() -> tuple[int, str]:
+            newest = max(self._client.get_versions(subject))  # The client caches "latest" for ever.
+            found = self._client.get_version(subject, newest)
+            assert found.schema_id is not None
+            return found.schema_id, self._with_references(found.schema)
+
+        return self._call(f"read `{subject}`", read, absent=None)
+
+    def versions(self, subject: str) -> list[tuple[int, str]]:
+        """Give every version of a subject as (number, text), the oldest first."""
+
+        def read() -> list[tuple[int, str]]:
+            return [
+                (number, self._with_references(self._client.get_version(subject, number).schema))
+                for number in sorted(self._client.get_versions(subject))
+            ]
+
+        return self._call(f"read the versions of `{subject}`", read, absent=[])
+
+    def register(self, subject: str, text: str) -> int:
+        """Register a schema and give its id; a second time changes nothing.
+
+        Raises ProcessorError when the registry finds it incompatible.
+        """
+        return self._call(
+            f"register `{subject}`",
+            lambda: self._client.register_schema(subject, _client_schema(text)),
+            absent=ProcessorError(f"{self.url} has no way to register schemas"),
+        )
+
+    def incompatibilities(self, subject: str, text: str) -> list[str]:
+        """List the registry's own objections to a schema, by the level set for its subject."""
+
+        def test() -> list[str]:
+            answer = self._post(
+                f"compatibility/subjects/{quote(subject, safe='')}/versions?verbose=true",
+                {"schema": text, "schemaType": "AVRO"},
+            )
+            if answer["is_compatible"]:
+                return []
+            return [str(each) for each in answer.get("messages") or ["incompatible"]]
+
+        return self._call(f"test `{subject}`", test, absent=[])
+
+    def subjects(self) -> list[str]:
+        """Name every subject."""
+
+        def read() -> list[str]:
+            return sorted(self._client.get_subjects())
+
+        return self._call("list the subjects", read, absent=[])
+
+    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Ask what the client has no call for: it drops the reasons of an incompatibility."""
+        import httpx
+        from confluent_kafka.schema_registry.error import SchemaRegistryError
+
+        base = self._settings.url.split(",")[0].strip().rstrip("/")
+        answer = httpx.post(
+            f"{base}/{path}",
+            json=body,
+            auth=self._credentials,
+            timeout=self._settings.timeout_seconds,
+        )
+        if not answer.is_success:
+            try:
+                code = answer.json()["error_code"]
+            except (ValueError, KeyError, TypeError):
+                code = -1
+            raise SchemaRegistryError(answer.status_code, code, answer.text[:200])
+        document = answer.json()
+        assert isinstance(document, dict)
+        return document
+
+    @property
+    def _credentials(self) -> tuple[str, str] | None:
+        settings = self._settings
+        if settings.username is None or settings.password is None:
+            return None
+        return settings.username, settings.password.get_secret_value()
+
+    @functools.cached_property
+    def _client(self) -> SchemaRegistryClient:
+        from confluent_kafka.schema_registry import SchemaRegistryClient
+
+        settings = self._settings
+        config: dict[str, Any] = {
+            "url": settings.url,
+            "timeout": settings.timeout_seconds,
+            "max.retries": 1,  # The caller knows better what to do in an outage than to wait here.
+            "retries.wait.ms": 100,
+        }
+        if self._credentials is not None:
+            config["basic.auth.user.info"] = ":".join(self._credentials)
+        try:
+            return SchemaRegistryClient(config)
+        except ValueError as fault:
+            raise UsageError(f"the registry settings do not fit together: {fault}") from None
+
+    def _with_references(self, schema: ClientSchema, depth: int = 0) -> str:
+        """Write referenced schemas in, as a producer with a serializer of another kind may use."""
+        text = schema.schema_str
+        assert text is not None
+        if not schema.references:
+            return text
+        if depth >= _REFERENCE_DEPTH_MAX:
+            raise ContractError(f"schema references are deeper than {_REFERENCE_DEPTH_MAX}")
+        definitions = {}
+        for reference in schema.references:
+            assert reference.subject is not None and reference.version is not None
+            found = self._client.get_version(reference.subject, int(reference.version))
+            definitions[str(reference.name)] = self._with_references(found.schema, depth + 1)
+        return self_contained(text, definitions)
+
+    def _call(self, what: str, call: Callable[[], _T], *, absent: _T | ProcessorError) -> _T:
+        """Call the registry, and say its refusals in our words."""
+        from confluent_kafka.schema_registry.error import SchemaRegistryError
+
+        started = time.monotonic()
+        try:
+            return call()
+        except SchemaRegistryError as fault:
+            status, code = fault.http_status_code, fault.error_code
+            if status == 404 and code in _ABSENT:
+                if isinstance(absent, ProcessorError):
+                    raise absent from None
+                return absent
+            if status in (401, 403):
+                raise UsageError(
+                    f"the registry at {self.url} refused the credentials (HTTP {status}),"
+                    f" tried to {what}",
+                    hint="check registry.username and registry.password",
+                ) from None
+            # A 404 without a registry's own code comes from something else: a proxy, a wrong path.
+            if status >= 500 or status in (404, 408, 429):
+                raise self._away(what, started, f"HTTP {status}") from None
+            raise ProcessorError(
+                f"the registry at {self.url} refused to {what}: {fault.error_message}"
+                f" (HTTP {status})",
+                hint="run `processor schemas check`" if status == 409 else None,
+            ) from None
+        except _http_faults() as fault:
+            # ValueError: whatever answered there does not speak JSON.
+            raise self._away(what, started, type(fault).__name__) from None
+
+    def _away(self, what: str, started: float, reason: str) -> RegistryUnavailable:
+        return RegistryUnavailable(
+            f"the registry at {self.url} does not answer: tried to {what}"
+            f" for {time.monotonic() - started:.1f} s ({reason})",
+            hint="is it running, and is registry.url right, path included?",
+        )
+
+
+def _http_faults() -> tuple[type[Exception], ...]:
+    """Name what fails on the way: the client uses httpx2 where that is installed, else httpx."""
+    http = (
+        importlib.import_module(name).HTTPError
+        for name in ("httpx", "httpx2")
+        if importlib.util.find_spec(name) is not None
+    )
+    return (*http, ValueError)
+
+
+def _client_schema(text: str) -> ClientSchema:
+    from confluent_kafka.schema_registry import Schema
+
+    return Schema(text, "AVRO")
+
+
+def _without_password(url: str) -> str:
+    """Drop the user and password from each of the comma-separated addresses."""
+    shown = []
+    for each in url.split(","):
+        parts = urlsplit(each.strip())
+        host = parts.netloc.rpartition("@")[2]
+        shown.append(urlunsplit((parts.scheme, host, parts.path, "", "")).rstrip("/"))
+    return ",".join(shown)

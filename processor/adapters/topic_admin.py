@@ -1,0 +1,173 @@
+"""Kafka's topic administration, over confluent-kafka's AdminClient: read the cluster, change it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from processor.contracts.topic import TopicSpec
+from processor.contracts.topic_plan import ExistingTopic
+from processor.errors import BrokerUnavailable, ProcessorError, UsageError
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from confluent_kafka.admin import AdminClient
+
+_T = TypeVar("_T")
+
+
+class TopicAdmin:
+    """One cluster's topics. `kafka` is the `[kafka]` table of the settings.
+
+    Every call may raise BrokerUnavailable, or UsageError when the credentials or rights lack.
+    """
+
+    def __init__(self, kafka: Mapping[str, Any], *, timeout_seconds: float = 10.0) -> None:
+        from confluent_kafka import KafkaException
+        from confluent_kafka.admin import AdminClient
+
+        self._servers = str(kafka.get("bootstrap.servers", ""))
+        self._timeout_seconds = timeout_seconds
+        self._last_error = ""
+        config = {**kafka, "error_cb": self._remember, "log_level": 0}
+        try:
+            self._client: AdminClient = AdminClient(config)
+        except KafkaException as fault:
+            raise UsageError(f"the [kafka] settings do not fit: {fault}") from None
+
+    def brokers(self) -> int:
+        """Count the brokers."""
+        metadata = self._call("list the brokers", self._metadata)
+        return len(metadata.brokers)
+
+    def describe(self) -> dict[str, ExistingTopic]:
+        """Read every topic's partitions and replication, and the settings set on it."""
+        metadata = self._call("list the topics", self._metadata)
+        names = [name for name in metadata.topics if not name.startswith("__")]
+        configs = self._configs(names)
+        return {
+            name: ExistingTopic(
+                name,
+                len(metadata.topics[name].partitions),
+                min(
+                    (len(part.replicas) for part in metadata.topics[name].partitions.values()),
+                    default=0,
+                ),
+                configs[name],
+            )
+            for name in names
+            if name in configs
+        }
+
+    def create(self, spec: TopicSpec) -> None:
+        """Create a topic; one that has appeared meanwhile is a ProcessorError."""
+        from confluent_kafka.admin import NewTopic
+
+        new = NewTopic(
+            spec.name,
+            num_partitions=spec.partitions,
+            replication_factor=spec.replication,
+            config=dict(spec.config),
+        )
+        futures = self._client.create_topics([new], operation_timeout=self._timeout_seconds)
+        self._wait(f"create topic `{spec.name}`", futures[spec.name])
+
+    def add_partitions(self, topic: str, partitions: int) -> None:
+        """Bring a topic up to so many partitions in all."""
+        from confluent_kafka.admin import NewPartitions
+
+        futures = self._client.create_partitions(
+            [NewPartitions(topic, partitions)], operation_timeout=self._timeout_seconds
+        )
+        self._wait(f"add partitions to `{topic}`", futures[topic])
+
+    def set_config(self, topic: str, config: Mapping[str, str]) -> None:
+        """Set these settings of a topic, and leave its others as they are."""
+        from confluent_kafka.admin import (
+            AlterConfigOpType,
+            ConfigEntry,
+            ConfigResource,
+            ResourceType,
+        )
+
+        entries = [
+            ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+            for name, value in config.items()
+        ]
+        resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
+        futures = self._client.incremental_alter_configs([resource])
+        self._wait(f"set {', '.join(config)} of `{topic}`", futures[resource])
+
+    def _metadata(self) -> Any:
+        return self._client.list_topics(timeout=self._timeout_seconds)
+
+    def _configs(self, names: list[str]) -> dict[str, dict[str, str]]:
+        """Read the settings in force, defaults included, so that equal is equal however it came."""
+        from confluent_kafka import KafkaError
+        from confluent_kafka.admin import ConfigResource, ResourceType
+
+        if not names:
+            return {}
+        futures = self._client.describe_configs(
+            [ConfigResource(ResourceType.TOPIC, name) for name in names],
+            request_timeout=self._timeout_seconds,
+        )
+        configs: dict[str, dict[str, str]] = {}
+        for resource, future in futures.items():
+            entries = self._wait(
+                f"read the settings of `{resource.name}`",
+                future,
+                ignored=KafkaError.UNKNOWN_TOPIC_OR_PART,  # Deleted since it was listed.
+            )
+            if entries is not None:
+                configs[resource.name] = {
+                    name: entry.value for name, entry in entries.items() if entry.value is not None
+                }
+        return configs
+
+    def _wait(self, what: str, future: Future[_T], *, ignored: int | None = None) -> _T | None:
+        # librdkafka ends every request at its own timeout; this one is for a librdkafka that hangs.
+        wait_seconds = self._timeout_seconds * 6 + 60
+        answer: _T | None = self._call(what, lambda: future.result(wait_seconds), ignored=ignored)
+        return answer
+
+    def _call(self, what: str, call: Callable[[], Any], *, ignored: int | None = None) -> Any:
+        from confluent_kafka import KafkaError, KafkaException
+
+        started = time.monotonic()
+        try:
+            return call()
+        except KafkaException as fault:
+            error: Any = fault.args[0]
+            self._client.poll(0)  # Serves `_remember`.
+            if error.code() == ignored:
+                return None
+            told = f"{error.str()}{f'; {self._last_error}' if self._last_error else ''}"
+            if "uthentication" in told or error.code() in (
+                KafkaError.TOPIC_AUTHORIZATION_FAILED,
+                KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+            ):
+                raise UsageError(
+                    f"Kafka at {self._servers} refused to {what}: {told}",
+                    hint="check the user, the password and its rights in the [kafka] table",
+                ) from None
+            if error.code() in (
+                KafkaError._TRANSPORT,
+                KafkaError._TIMED_OUT,
+                KafkaError._ALL_BROKERS_DOWN,
+                KafkaError._RESOLVE,
+                KafkaError.REQUEST_TIMED_OUT,
+            ):
+                seconds = time.monotonic() - started
+                raise BrokerUnavailable(
+                    f"Kafka at {self._servers} does not answer: tried to {what}"
+                    f" for {seconds:.1f} s ({told})",
+                    hint="is it running, and is kafka.bootstrap.servers right?",
+                ) from None
+            raise ProcessorError(f"Kafka refused to {what}: {error.str()}") from None
+
+    def _remember(self, error: Any) -> None:
+        """Keep what the client says in the background; its own answer is only `timed out`."""
+        self._last_error = error.str()

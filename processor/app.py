@@ -1,0 +1,124 @@
+"""`App`: the handlers that a worker runs, by job type."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar, get_type_hints
+
+from processor.engine.job import JobSpec
+from processor.engine.ports import Sink, TransactionalSink
+from processor.errors import ContractError, UsageError
+
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+
+
+class App:
+    """A registry of handlers.
+
+    >>> app = App()
+    >>> @app.job("mail.send", timeout="30s")
+    ... def send(payload: dict, ctx) -> None: ...
+    >>> list(app.jobs)
+    ['mail.send']
+    """
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, JobSpec] = {}
+
+    def job(
+        self,
+        job_type: str,
+        *,
+        topic: str | None = None,
+        timeout: float | str | None = None,
+        permanent: Iterable[type[BaseException]] = (),
+        sink: Sink | TransactionalSink | None = None,
+    ) -> Callable[[Handler], Handler]:
+        """Register a handler: a function or coroutine of `(payload)` or `(payload, ctx)`.
+
+        `topic`: the main topic, where the topic files do not say it. `timeout`: seconds, or "5m".
+        `permanent`: exceptions for which repeating cannot help. `sink`: where the return value
+        goes; default: with the ledger's row. The payload's annotation decides what the handler is
+        given: a dataclass (or pydantic model), else the decoded mapping.
+        """
+        if job_type in self.jobs:
+            raise UsageError(f"job type `{job_type}` has two handlers")
+
+        def register(handler: Handler) -> Handler:
+            self.jobs[job_type] = JobSpec(
+                job_type=job_type,
+                topic=topic,
+                call=_calling(job_type, handler),
+                convert=_converting(job_type, handler),
+                is_async=inspect.iscoroutinefunction(handler),
+                timeout_seconds=_seconds(job_type, timeout),
+                permanent=tuple(permanent),
+                sink=sink,
+            )
+            return handler
+
+        return register
+
+    def include(self, other: App) -> None:
+        """Take over all handlers of another app."""
+        twice = sorted(self.jobs.keys() & other.jobs.keys())
+        if twice:
+            raise UsageError(f"job type `{twice[0]}` has two handlers")
+        self.jobs.update(other.jobs)
+
+
+def _calling(job_type: str, handler: Callable[..., Any]) -> Callable[[Any, Any], Any]:
+    parameters = [
+        each
+        for each in inspect.signature(handler).parameters.values()
+        if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD, each.VAR_POSITIONAL)
+    ]
+    if not parameters:
+        raise UsageError(
+            f"the handler of `{job_type}` takes nothing", hint="define it as (payload, ctx)"
+        )
+    if len(parameters) > 1 or parameters[0].kind is inspect.Parameter.VAR_POSITIONAL:
+        return handler
+    return lambda payload, _: handler(payload)
+
+
+def _converting(job_type: str, handler: Callable[..., Any]) -> Callable[[Any], Any]:
+    """Make the step from the decoded mapping to what the handler's first parameter asks for."""
+    name = next(iter(inspect.signature(handler).parameters))
+    try:
+        wanted = get_type_hints(handler).get(name, Any)
+    except NameError:
+        wanted = Any  # An annotation for type checkers only.
+    if wanted in (Any, object) or not isinstance(wanted, type) or issubclass(wanted, Mapping):
+        return lambda payload: payload
+    from pydantic import TypeAdapter, ValidationError
+
+    adapter = TypeAdapter(wanted)
+
+    def convert(payload: Any) -> Any:
+        try:
+            return adapter.validate_python(payload)
+        except ValidationError as fault:
+            first = fault.errors(include_input=False, include_url=False)[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise ContractError(
+                f"the payload of `{job_type}` is no {wanted.__name__}: field `{place}`: "
+                f"{first['msg']}"
+            ) from None
+
+    return convert
+
+
+def _seconds(job_type: str, timeout: float | str | None) -> float | None:
+    if timeout is None:
+        return None
+    from processor.settings import parse_duration
+
+    try:
+        seconds = parse_duration(timeout)
+    except ValueError as fault:
+        raise UsageError(f"the timeout {timeout!r} of `{job_type}` {fault}") from None
+    if seconds <= 0:
+        raise UsageError(f"the timeout of `{job_type}` must be longer than 0")
+    return seconds

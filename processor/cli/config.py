@@ -1,0 +1,110 @@
+"""`processor config`: what is set, where it came from, and whether it can be right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from processor.cli.output import emit, json_option, say
+from processor.errors import ProcessorError
+
+CHECK_FOUND_A_PROBLEM = 3
+
+_file_option = click.option(
+    "--file",
+    "file",
+    type=click.Path(path_type=Path),
+    help="Read this settings file instead of processor.toml.",
+)
+
+
+@click.group()
+def config() -> None:
+    """Show and check the settings.
+
+    \b
+    Precedence, the last one wins: defaults, a running local stack, processor.toml
+    (or $PROCESSOR_CONFIG), PROCESSOR_* in the environment, flags.
+
+      See what a worker started here would use.
+
+    \b
+        processor config show
+    """
+
+
+@config.command()
+@_file_option
+@json_option
+def show(file: Path | None, as_json: bool) -> None:
+    """Show every setting, its value and where it came from; secrets as ***.
+
+      List what is not at its default.
+
+    \b
+        processor config show --json | jq 'select(.source != "default")'
+    """
+    from processor.settings import masked, resolve_settings
+
+    resolved = resolve_settings(file=file)
+    emit(
+        (
+            {
+                "name": name,
+                "value": masked(name, value),
+                "source": resolved.origins[name].source,
+                "where": resolved.origins[name].where,
+            }
+            for name, value in sorted(resolved.settings.values().items())
+        ),
+        columns=("name", "value", "source", "where"),
+        as_json=as_json,
+    )
+
+
+@config.command()
+@_file_option
+@click.pass_context
+def check(ctx: click.Context, file: Path | None) -> None:
+    """Check every source and tell every fault; exits 3 when there is one. Connects to nothing.
+
+    The [kafka] table is also shown to the Kafka client, which knows each setting it takes.
+
+      Check a file before it is rolled out.
+
+    \b
+        processor config check --file deploy/processor.toml
+    """
+    from processor.settings import load_settings
+
+    try:
+        settings = load_settings(file=file)
+    except ProcessorError as fault:
+        faults = [fault.message]
+    else:
+        faults = list(client_faults(settings.kafka))
+    for text in faults:
+        say(f"error: {text}")
+    if faults:
+        ctx.exit(CHECK_FOUND_A_PROBLEM)
+    say("the settings are complete and allowed")
+
+
+def client_faults(kafka: Mapping[str, Any]) -> Iterator[str]:
+    """Ask the Kafka client about each setting by itself, without a broker to connect to."""
+    from confluent_kafka import KafkaError, KafkaException, Producer
+
+    for name, value in kafka.items():
+        if name == "bootstrap.servers":
+            continue
+        try:
+            Producer({name: value, "log_level": 0})
+        except KafkaException as fault:
+            error = fault.args[0]
+            reason = error.str() if isinstance(error, KafkaError) else error
+            # This one may be for want of a setting that goes with it, which stands beside it.
+            if not reason.startswith("Failed to create producer"):
+                yield f"kafka.{name}: {reason.strip()}"

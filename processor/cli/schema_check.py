@@ -1,0 +1,104 @@
+"""What `processor schemas check` compares with: the registry's versions, or git's."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from processor.contracts.compatibility import incompatibilities
+from processor.contracts.faults import FaultyFiles
+from processor.contracts.schemas import Schema, SchemaSet
+from processor.errors import UsageError
+
+if TYPE_CHECKING:
+    from processor.adapters.registry import Registry
+
+Row = dict[str, Any]
+
+
+def registry_problems(registry: Registry, subjects: Sequence[tuple[str, Schema]]) -> Iterator[Row]:
+    """Compare each schema both ways with every registered version, and ask the registry too."""
+    for subject, schema in subjects:
+        found = False
+        for number, text in registry.versions(subject):
+            older = SchemaSet.parse([(Path(f"{schema.full_name}.avsc"), text)], lint=False)
+            for row in _both_ways(schema, older.get(schema.full_name)):
+                found = True
+                yield {**row, "against": f"{subject} version {number}"}
+        if found:
+            continue
+        for reason in registry.incompatibilities(subject, schema.text):
+            row = {"schema": schema.full_name, "direction": "registry's own rule"}
+            yield {**row, "problem": reason, "against": subject}
+
+
+def git_problems(schemas: SchemaSet, base: str) -> Iterator[Row]:
+    """Compare each schema both ways with its file in a git revision, where there is one."""
+    directories = sorted({schema.path.parent for schema in schemas})
+    tracked = [directory for directory in directories if _in_git(directory)]
+    if not tracked:
+        raise UsageError(
+            f"no schema is kept in git: {', '.join(map(str, directories))}",
+            hint="use --against registry or none",
+        )
+    for directory in tracked:  # Schemas installed with the package are not in git.
+        for older in git_schemas(directory, base):
+            if older.full_name in schemas and schemas.get(older.full_name).path.parent == directory:
+                for row in _both_ways(schemas.get(older.full_name), older):
+                    yield {**row, "against": f"git {base}"}
+
+
+def git_schemas(directory: Path, base: str) -> SchemaSet:
+    """Read a directory's schemas as they were in a revision. Raises UsageError where git cannot."""
+    if base.startswith("-"):
+        raise UsageError(f"`{base}` is no git revision")
+    listing = _git(directory, "ls-tree", "--name-only", base, "./")
+    sources = [
+        (directory / name, _git(directory, "show", f"{base}:./{name}"))
+        for name in listing.splitlines()
+        if name.endswith(".avsc")
+    ]
+    try:
+        return SchemaSet.parse(sources, lint=False)
+    except FaultyFiles as fault:
+        raise UsageError(
+            f"the schemas of git revision `{base}` are no Avro: {fault.message}",
+            hint="compare with another revision: --base",
+        ) from None
+
+
+def _both_ways(new: Schema, old: Schema) -> Iterator[Row]:
+    """Workers are upgraded first, yet old ones run on for a while: both directions must work."""
+    directions = (
+        ("backward: the new schema reads old records", new, old),
+        ("forward: the old schema reads new records", old, new),
+    )
+    for direction, reader, writer in directions:
+        for problem in incompatibilities(reader=reader.parsed, writer=writer.parsed):
+            yield {"schema": new.full_name, "direction": direction, "problem": problem}
+
+
+def _in_git(directory: Path) -> bool:
+    try:
+        return bool(_git(directory, "ls-files", "--", "*.avsc"))
+    except UsageError:
+        return False
+
+
+def _git(directory: Path, *arguments: str) -> str:
+    git = shutil.which("git")
+    if git is None:
+        raise UsageError("git is not installed", hint="use --against registry or none")
+    done = subprocess.run(  # noqa: S603 - The arguments are ours, but the revision, which git checks.
+        [git, "-C", str(directory), *arguments], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no reason given"
+        raise UsageError(
+            f"git does not give `{' '.join(arguments)}` in {directory}: {reason}",
+            hint="use --base with a revision that exists, or --against registry or none",
+        )
+    return done.stdout

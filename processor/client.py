@@ -1,0 +1,287 @@
+"""`Client`: submit jobs from Python. `submit` returns after the broker's acknowledgement."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from processor.adapters.kafka import client_id, fault_of, produce, producer_settings, servers_of
+from processor.adapters.registry import Registry
+from processor.contracts.avro import Encoder, subject_for
+from processor.contracts.builtin import schema_directories, topic_directories
+from processor.contracts.claims import ClaimStore
+from processor.contracts.schemas import Schema, SchemaSet
+from processor.contracts.topics import Topic, TopicSet
+from processor.engine.submit import Accepted, NewJob, Refused, outgoing
+from processor.errors import BrokerUnavailable, ProcessorError, UsageError
+from processor.model import ObjectRef
+from processor.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from confluent_kafka import KafkaError, Message, Producer
+
+DELIVERY_SECONDS = 30.0
+PIPELINE_MAX = 10_000  # Jobs of one `submit_many` that await their acknowledgement at once.
+
+
+class Submission:
+    """A job on its way. `result()` waits for the acknowledgement."""
+
+    __slots__ = ("_future", "asked", "job_id")
+
+    def __init__(self, job_id: str) -> None:
+        self.job_id = job_id
+        self.asked = False  # Whether somebody waits for the answer, or has had it.
+        self._future: Future[Accepted] = Future()
+
+    def result(self, timeout: float | None = None) -> Accepted:
+        """Wait until the job is on the log; raises what prevented it.
+
+        After TimeoutError the outcome is unknown: submit again with the same job id or
+        idempotency key, and the job still takes effect once.
+        """
+        self.asked = True
+        try:
+            return self._future.result(timeout)
+        except FutureTimeout:
+            raise TimeoutError(
+                f"job {self.job_id} was not acknowledged within {timeout} s"
+            ) from None
+
+    @property
+    def done(self) -> bool:
+        """Whether the answer has come."""
+        return self._future.done()
+
+
+class Client:
+    """Submits jobs. Thread-safe; make one a process, after a fork, and close it.
+
+    with Client() as client:
+        client.submit("object.copy", {"source": ..., "target": ...}, key="folder")
+    """
+
+    def __init__(self, settings: Settings | None = None, *, source: str = "processor") -> None:
+        self.settings = load_settings() if settings is None else settings
+        self._source = source
+        self._schemas = SchemaSet.load(schema_directories(self.settings))
+        self._topics = TopicSet.load(topic_directories(self.settings), self._schemas)
+        self._registry = Registry(self.settings.registry)
+        self._encoders: dict[str, Encoder] = {}
+        self._claims: ClaimStore | None = None
+        self._objects: Any = None
+        self._lock = threading.Lock()
+        self._producer: Producer | None = None
+        self._pid = os.getpid()
+        self._closed = threading.Event()
+        self._poller: threading.Thread | None = None
+        self._client_error: KafkaError | None = None
+        self._failed: list[Submission] = []
+
+    def topic_of(self, job_type: str) -> Topic:
+        """Find the declared topic that takes this job type; UsageError with the nearest name."""
+        return self._topics.for_job(job_type)
+
+    def schema_of(self, job_type: str) -> Schema:
+        """Find the job type's contract; UsageError with the nearest name."""
+        return self._schemas.get(job_type)
+
+    def submit(
+        self,
+        job_type: str,
+        payload: Any,
+        *,
+        key: str | None = None,
+        idempotency_key: str | None = None,
+        job_id: str | None = None,
+        not_before: float | None = None,
+        deadline: float | None = None,
+    ) -> Accepted:
+        """Submit a job and wait until all in-sync replicas have it. Raises what prevented it.
+
+        Jobs with the same `key` run in the order in which they were submitted. `not_before` and
+        `deadline` are seconds since the epoch.
+        """
+        job = NewJob(job_type, payload, key, idempotency_key, job_id, not_before, deadline)
+        return self.submit_soon(job).result()
+
+    def submit_soon(self, job: NewJob) -> Submission:
+        """Start to submit a job and return at once; its fate is the submission's `result()`.
+
+        The payload is checked now. While the client's buffer is full this waits for room. Leaving
+        the `with` block raises the first failure that nobody has asked for.
+        """
+        producer = self._started()
+        topic = self.topic_of(job.job_type)
+        job_id, record = outgoing(
+            job,
+            topic=topic.name,
+            encode=self._encoder(topic, job.job_type).encode,
+            message_bytes_max=topic.message_max,
+            claims=self._claim_store(),
+            source=self._source,
+            now=time.time(),
+            new_id=new_job_id,
+        )
+        submission = Submission(job_id)
+
+        def answered(error: KafkaError | None, message: Message) -> None:
+            if error is not None:
+                submission._future.set_exception(self._fault(error, topic.name))
+                self._failed.append(submission)
+                return
+            submission._future.set_result(
+                Accepted(job_id, topic.name, message.partition() or 0, message.offset() or 0)
+            )
+
+        while True:
+            self._check_alive()
+            try:
+                produce(producer, record, answered)
+                return submission
+            except BufferError:
+                self._closed.wait(0.005)  # The poller makes room as acknowledgements come.
+
+    def submit_many(self, jobs: Iterable[NewJob]) -> Iterator[Accepted | Refused]:
+        """Submit jobs in a pipeline; gives one answer for each, in order. Nothing is raised."""
+        waiting: list[tuple[NewJob, Submission | Refused]] = []
+        for job in jobs:
+            try:
+                waiting.append((job, self.submit_soon(job)))
+            except ProcessorError as fault:
+                waiting.append((job, Refused(job, job.job_id, fault.message, fault.hint)))
+            if len(waiting) >= PIPELINE_MAX:
+                yield from map(_answer, waiting[: PIPELINE_MAX // 2])
+                del waiting[: PIPELINE_MAX // 2]
+        yield from map(_answer, waiting)
+
+    def upload(self, path: Path) -> ObjectRef:
+        """Put a file into the claim store and refer to it: a large input of a job."""
+        claims = self._claim_store()
+        if claims is None:
+            raise UsageError("there is no claim store to upload to", hint="set [claims] store")
+        with path.open("rb") as stream:
+            claim = claims.put(stream)
+        return ObjectRef(uri=claim.uri, size=claim.size, sha256=claim.sha256)
+
+    def close(self) -> None:
+        """Wait until everything submitted is acknowledged or has failed. Twice does no harm.
+
+        Raises the first failure whose `result()` nobody has asked for.
+        """
+        if self._producer is not None and not self._closed.is_set():
+            self._producer.flush(DELIVERY_SECONDS + 5)
+        self._closed.set()
+        unasked = [each for each in self._failed if not each.asked]
+        self._failed.clear()
+        if unasked:
+            unasked[0].result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.close()
+            return
+        with contextlib.suppress(ProcessorError):  # The first error is the one to be seen.
+            self.close()
+
+    def _started(self) -> Producer:
+        if os.getpid() != self._pid:
+            raise UsageError(
+                "this Client was made before a fork and cannot work after it",
+                hint="make the Client in the child process",
+            )
+        with self._lock:
+            if self._producer is None:
+                from confluent_kafka import Producer
+
+                made = producer_settings(self.settings.kafka, client_id("client"))
+                if "delivery.timeout.ms" not in made:
+                    made.setdefault("message.timeout.ms", int(DELIVERY_SECONDS * 1000))
+                made["error_cb"] = self._on_error
+                made.setdefault("queue.buffering.max.messages", 100_000)
+                self._producer = Producer(made)
+                self._poller = threading.Thread(
+                    target=self._poll, name="processor-client", daemon=True
+                )
+                self._poller.start()
+        return self._producer
+
+    def _poll(self) -> None:
+        assert self._producer is not None
+        while not self._closed.is_set():
+            self._producer.poll(0.1)
+
+    def _on_error(self, error: KafkaError) -> None:
+        self._client_error = error
+
+    def _check_alive(self) -> None:
+        if self._closed.is_set():
+            raise UsageError("this Client is closed")
+
+    def _fault(self, error: KafkaError, topic: str) -> ProcessorError:
+        from confluent_kafka import KafkaError as Codes
+
+        behind = self._client_error
+        if error.code() == Codes._MSG_TIMED_OUT:
+            if behind is not None and behind.code() in (
+                Codes._AUTHENTICATION,
+                Codes.SASL_AUTHENTICATION_FAILED,
+            ):
+                return fault_of(behind, self.settings.kafka, "submit")
+            why = f": {behind.str()}" if behind is not None else ""
+            return BrokerUnavailable(
+                f"Kafka at {servers_of(self.settings.kafka)} did not acknowledge the job within "
+                f"{DELIVERY_SECONDS:.0f} s{why}",
+                hint="it may still be on the log: submit it again with the same job id or "
+                "idempotency key",
+            )
+        return fault_of(error, self.settings.kafka, f"submitting to `{topic}`")
+
+    def _encoder(self, topic: Topic, job_type: str) -> Encoder:
+        encoder = self._encoders.get(job_type)
+        if encoder is None:
+            schema = self._schemas.get(job_type)
+            schema_id = self._registry.id_of(subject_for(topic.name, job_type), schema.text)
+            encoder = self._encoders[job_type] = Encoder(schema, schema_id)
+        return encoder
+
+    def _claim_store(self) -> ClaimStore | None:
+        if self._claims is None and self.settings.claims.store is not None:
+            from processor.adapters.objects.stores import Objects
+
+            self._objects = Objects(self.settings)
+            self._claims = ClaimStore(self._objects, self.settings.claims.store)
+        return self._claims
+
+
+def new_job_id() -> str:
+    """Make a job id: a UUID of version 7, so ids sort by time."""
+    import uuid_utils
+
+    return str(uuid_utils.uuid7())
+
+
+def _answer(sent: tuple[NewJob, Submission | Refused]) -> Accepted | Refused:
+    job, submission = sent
+    if isinstance(submission, Refused):
+        return submission
+    try:
+        return submission.result()
+    except ProcessorError as fault:
+        return Refused(job, submission.job_id, fault.message, fault.hint)

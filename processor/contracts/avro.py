@@ -1,0 +1,253 @@
+"""Bytes <-> payload: Avro in Confluent's wire format, with a compiled path per schema id.
+
+    value = 0x00 | schema id (4 bytes, big-endian) | Avro body
+
+Rule 1: what is sent has been checked against its schema, field by field.
+Rule 2: what arrives is hostile until decoded. Its size, and its schema's shape, are bounded first;
+every fault of the bytes is a ContractError, and a registry that is away is not one.
+Rule 3: the writer's schema decides how bytes are read, the local schema of the same name what the
+handler sees; where both are equal, nothing is resolved.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable, Mapping
+from io import BytesIO
+from typing import Any, NamedTuple, Protocol
+
+from fastavro import schemaless_reader, schemaless_writer
+from fastavro.read import SchemaResolutionError
+from fastavro.schema import parse_schema
+
+from processor.contracts.from_json import converter
+from processor.contracts.lint import hazards
+from processor.contracts.payload import Mismatch, checker
+from processor.contracts.schemas import NO_SCHEMA, Schema, SchemaSet
+from processor.errors import ContractError
+
+PREFIX_SIZE = 5
+VALUE_BYTES_MAX = 16 * 1024 * 1024  # A claimed value is decoded whole, in memory.
+SCHEMAS_MAX = 1000  # Writer schemas kept compiled; beyond it the oldest is dropped.
+UNKNOWN_IDS_MAX = 1000
+UNKNOWN_ID_SECONDS = 10.0  # A registry may answer late for an id it has just given out.
+
+# What fastavro raises on bytes that are not what their schema says: truncated (EOFError,
+# IndexError), text that is no UTF-8, a uuid that is none (ValueError), a time beyond the calendar
+# (OverflowError, an ArithmeticError).
+_CORRUPT = (EOFError, IndexError, ValueError, ArithmeticError)
+
+
+class SchemaSource(Protocol):
+    """Where writer schemas come from."""
+
+    def schema_by_id(self, schema_id: int) -> str:
+        """Give a schema's self-contained text.
+
+        Raises ContractError when there is none, RegistryUnavailable when nobody can be asked.
+        """
+        ...
+
+
+class Decoded(NamedTuple):
+    """A payload, and the full name of the schema that it was written with: the job type."""
+
+    job_type: str
+    payload: dict[str, Any]
+
+
+_Read = Callable[[bytes], Decoded]
+
+
+def subject_for(topic_name: str, full_name: str) -> str:
+    """Name the registry's subject for a record type on a topic (TopicRecordNameStrategy)."""
+    return f"{topic_name}-{full_name}"
+
+
+class Encoder:
+    """Payloads of one schema to bytes. Keep it: making one compiles the schema."""
+
+    def __init__(self, schema: Schema, schema_id: int) -> None:
+        assert 0 <= schema_id < 1 << 32
+        self._schema = schema
+        self._check = checker(schema.parsed)
+        self._prefix = b"\x00" + schema_id.to_bytes(4, "big")
+
+    def encode(self, payload: Mapping[str, Any]) -> bytes:
+        """Check the payload and write it.
+
+        Raises ContractError naming the field and the types, never the value.
+        """
+        try:
+            self._check(payload)
+        except Mismatch as mismatch:
+            raise _payload_error(self._schema, mismatch) from None
+        body = BytesIO()
+        body.write(self._prefix)
+        schemaless_writer(body, self._schema.parsed, payload)
+        return body.getvalue()
+
+
+def payload_from_json(schema: Schema, document: Any) -> dict[str, Any]:
+    """Turn a JSON document into a payload that `Encoder` accepts, by the rules of `from_json`.
+
+    Raises ContractError naming the field and the types, never the value.
+    """
+    try:
+        payload = converter(schema.parsed)(document)
+        checker(schema.parsed)(payload)
+    except Mismatch as mismatch:
+        raise _payload_error(schema, mismatch) from None
+    assert isinstance(payload, dict)
+    return payload
+
+
+def _payload_error(schema: Schema, mismatch: Mismatch) -> ContractError:
+    return ContractError(f"payload of `{schema.full_name}`: {mismatch}", hint=mismatch.hint)
+
+
+class Decoder:
+    """Bytes to payloads. One per worker; it keeps what it has learnt about each schema id."""
+
+    def __init__(
+        self,
+        source: SchemaSource,
+        readers: SchemaSet | None = None,
+        *,
+        value_bytes_max: int = VALUE_BYTES_MAX,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._source = source
+        self._readers = readers
+        self._value_bytes_max = value_bytes_max
+        self._clock = clock
+        self._reads: dict[int, _Read] = {}
+        self._unknown: dict[int, tuple[float, str]] = {}  # id -> (until, why)
+
+    def decode(self, value: bytes | None) -> Decoded:
+        """Read one record's value.
+
+        Raises ContractError for bytes that no schema of ours explains, RegistryUnavailable when the
+        schema cannot be asked for now; then the same bytes may decode later.
+        """
+        if value is None or len(value) < PREFIX_SIZE or value[0] != 0:
+            raise _not_wire_format(value)
+        if len(value) > self._value_bytes_max:
+            raise ContractError(
+                f"the value has {len(value)} bytes, more than the {self._value_bytes_max} allowed"
+            )
+        schema_id = int.from_bytes(value[1:PREFIX_SIZE], "big")
+        read = self._reads.get(schema_id)
+        if read is None:
+            read = self._learn(schema_id)
+        return read(value)
+
+    def _learn(self, schema_id: int) -> _Read:
+        """Compile the schema of an id, or remember for a while why it cannot be used."""
+        until, why = self._unknown.get(schema_id, (0.0, ""))
+        if why and self._clock() < until:
+            raise ContractError(why)
+        try:
+            writer = _writer_schema(schema_id, self._source.schema_by_id(schema_id))
+        except ContractError as fault:
+            _drop_oldest(self._unknown, UNKNOWN_IDS_MAX)
+            self._unknown[schema_id] = (self._clock() + UNKNOWN_ID_SECONDS, fault.message)
+            raise
+        self._unknown.pop(schema_id, None)
+        _drop_oldest(self._reads, SCHEMAS_MAX)
+        self._reads[schema_id] = read = _reading(schema_id, writer, self._reader_of(writer))
+        return read
+
+    def _reader_of(self, writer: dict[str, Any]) -> dict[str, Any] | None:
+        name = writer["name"]
+        if self._readers is None or name not in self._readers:
+            return None
+        reader = self._readers.get(name).parsed
+        return None if reader == writer else reader
+
+
+def _reading(schema_id: int, writer: dict[str, Any], reader: dict[str, Any] | None) -> _Read:
+    """Make the function that reads a value of this schema id."""
+    job_type: str = writer["name"]
+
+    def read_as_written(value: bytes) -> Decoded:
+        body = BytesIO(value)
+        body.seek(PREFIX_SIZE)
+        try:
+            payload = schemaless_reader(body, writer)
+        except _CORRUPT as fault:
+            raise ContractError(
+                f"the body is no `{job_type}` as schema {schema_id} has it: truncated or corrupt"
+                f" ({type(fault).__name__})"
+            ) from None
+        if body.tell() != len(value):
+            raise ContractError(
+                f"{len(value) - body.tell()} bytes follow the end of the `{job_type}`"
+            )
+        return Decoded(job_type, payload)  # type: ignore[arg-type]
+
+    if reader is None:
+        return read_as_written
+    shares_defaults = _has_container_default(reader)
+
+    def read_resolved(value: bytes) -> Decoded:
+        # fastavro skips the fields that the reader lacks without looking at them, so a truncated
+        # one would pass: the body is read as written first. Only evolving records pay for it.
+        read_as_written(value)
+        body = BytesIO(value)
+        body.seek(PREFIX_SIZE)
+        try:
+            payload = schemaless_reader(body, writer, reader)
+        except (SchemaResolutionError, *_CORRUPT):
+            raise ContractError(
+                f"schema {schema_id} of `{job_type}` cannot be read with the local schema",
+                hint="run `processor schemas check` where the producer's schema is registered",
+            ) from None
+        # fastavro hands out the schema's own list or map as a default: a handler would change it.
+        return Decoded(job_type, copy.deepcopy(payload) if shares_defaults else payload)  # type: ignore[arg-type]
+
+    return read_resolved
+
+
+def _writer_schema(schema_id: int, text: str) -> dict[str, Any]:
+    """Parse a schema from the registry, and refuse shapes by which bytes could hurt us."""
+    try:
+        parsed = parse_schema(json.loads(text))
+        dangers = hazards(parsed)
+    except (*NO_SCHEMA, RecursionError) as fault:
+        raise ContractError(
+            f"schema {schema_id} is no self-contained Avro schema ({type(fault).__name__})"
+        ) from None
+    if not isinstance(parsed, dict) or parsed.get("type") != "record":
+        raise ContractError(f"schema {schema_id} is no record; a job's payload is one")
+    if dangers:
+        where, what = dangers[0]
+        raise ContractError(f"schema {schema_id} of `{parsed['name']}` is unsafe: {where}: {what}")
+    return parsed
+
+
+def _not_wire_format(value: bytes | None) -> ContractError:
+    hint = "producers must use an Avro serializer with a schema registry (Confluent wire format)"
+    if value is None:
+        return ContractError("the record has no value", hint=hint)
+    if not value or value[0] != 0:
+        return ContractError("the value is no Avro in wire format: no magic byte 0", hint=hint)
+    return ContractError(f"the value is truncated: {len(value)} bytes hold no schema id", hint=hint)
+
+
+def _has_container_default(kind: Any) -> bool:
+    if isinstance(kind, list):
+        return any(_has_container_default(branch) for branch in kind)
+    if not isinstance(kind, dict):
+        return False
+    return any(
+        isinstance(field.get("default"), list | dict) or _has_container_default(field["type"])
+        for field in kind.get("fields", ())
+    ) or any(_has_container_default(kind.get(part)) for part in ("items", "values"))
+
+
+def _drop_oldest(kept: dict[int, Any], count_max: int) -> None:
+    while len(kept) >= count_max:
+        del kept[next(iter(kept))]

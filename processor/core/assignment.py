@@ -1,0 +1,97 @@
+"""All that a worker knows of one main partition and its satellites: one object, dropped whole.
+
+A satellite is partition p of a retry tier; it follows main partition p. Results, acknowledgements
+and errands carry the assignment they belong to, and those of a dropped one are dropped.
+"""
+
+from __future__ import annotations
+
+from processor.core.fence import Fence
+from processor.core.lane import Lane, Ordering
+from processor.core.retry import RetryPolicy
+from processor.model import Partition
+
+
+class Assignment:
+    """One ownership of one main partition, from its takeover until it is revoked or lost."""
+
+    __slots__ = (
+        "_copies",
+        "committed",
+        "draining",
+        "dropped",
+        "epoch",
+        "fence",
+        "lanes",
+        "partition",
+        "paused",
+        "policy",
+        "running",
+        "satellites",
+        "settling",
+    )
+
+    def __init__(
+        self,
+        *,
+        partition: Partition,
+        satellites: tuple[Partition, ...],
+        epoch: int,
+        starts: dict[Partition, int],
+        ordering: Ordering,
+        policy: RetryPolicy,
+        lane_records_max: int,
+    ) -> None:
+        assert epoch >= 1
+        assert len(satellites) == policy.tiers
+        self.partition = partition
+        self.satellites = satellites
+        self.epoch = epoch
+        self.policy = policy
+        self.fence = Fence()
+        self.lanes = [
+            Lane(
+                tier=tier,
+                # A tier holds jobs of many keys, each with its own time: a key waits for itself.
+                ordering=ordering if tier == 0 else Ordering.KEY,
+                start=starts[each],
+                records_max=lane_records_max,
+            )
+            for tier, each in enumerate((partition, *satellites))
+        ]
+        self.committed: dict[Partition, int] = dict(starts)
+        self.paused: set[Partition] = set()
+        self.draining = False
+        self.dropped = False
+        self.running = 0  # Slices with a pool thread.
+        self.settling = 0  # Entries whose verdict is being carried out.
+        self._copies = 0
+
+    @property
+    def partitions(self) -> tuple[Partition, ...]:
+        """Main first, then each tier's."""
+        return (self.partition, *self.satellites)
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is on its way: what could be settled now is settled."""
+        return self.running == 0 and self.settling == 0
+
+    @property
+    def in_flight(self) -> int:
+        """Entries taken from their lanes and not settled."""
+        return sum(lane.watermark.unsettled - lane.waiting for lane in self.lanes)
+
+    def next_copy(self) -> str:
+        """Name a new copy: unique in the partition, since its epoch is."""
+        self._copies += 1
+        return f"{self.epoch}-{self._copies}"
+
+    def uncommitted(self) -> dict[Partition, int]:
+        """The watermarks that have moved since they were last committed."""
+        moved = {}
+        for partition, lane in zip(self.partitions, self.lanes, strict=True):
+            if lane.watermark.committable != self.committed[partition]:
+                assert lane.watermark.committable > self.committed[partition]
+                moved[partition] = lane.watermark.committable
+        return moved

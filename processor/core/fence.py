@@ -1,0 +1,59 @@
+"""Which keys have jobs waiting in the retry tiers of one partition: later jobs wait behind them.
+
+Rule 1: an entry is one appended copy: (key, tier, copy). It is added when the copy is sent and
+        removed when the copy is settled, so a copy that is read before its acknowledgement is
+        served leaks nothing.
+Rule 2: removal names the copy; removing one that is absent does nothing. A send that timed out and
+        was sent again under the same name counts once.
+Rule 3: a record joins the *nearest* tier ahead of it in which its key has anything waiting: the
+        farthest would let a later record pass one that waits in between.
+"""
+
+from __future__ import annotations
+
+
+class Fence:
+    """The keys with copies ahead, for one partition and all of its tiers.
+
+    >>> fence = Fence()
+    >>> fence.add(b"a", tier=2, copy="x")
+    >>> fence.tier_ahead(b"a", tier=0), fence.tier_ahead(b"a", tier=2)
+    (2, None)
+    """
+
+    __slots__ = ("_copies", "held")
+
+    def __init__(self) -> None:
+        self._copies: dict[bytes, dict[str, int]] = {}  # Key -> copy -> tier.
+        self.held = 0  # Copies in all.
+
+    @property
+    def keys(self) -> int:
+        """How many keys have something waiting."""
+        return len(self._copies)
+
+    def add(self, key: bytes | None, *, tier: int, copy: str) -> None:
+        """Note that a copy of a record with this key is on its way to a tier."""
+        assert tier >= 1 and copy
+        if key is None:
+            return  # No key orders nothing.
+        copies = self._copies.setdefault(key, {})
+        if copy not in copies:
+            self.held += 1
+        copies[copy] = tier
+
+    def remove(self, key: bytes | None, *, copy: str) -> None:
+        """Note that a copy is settled. Absent: nothing to do."""
+        copies = self._copies.get(key) if key is not None else None
+        if copies is None or key is None or copies.pop(copy, None) is None:
+            return
+        self.held -= 1
+        if not copies:
+            del self._copies[key]
+
+    def tier_ahead(self, key: bytes | None, *, tier: int) -> int | None:
+        """The nearest tier beyond `tier` in which the key has a copy waiting, or None."""
+        copies = self._copies.get(key) if key is not None else None
+        if not copies:
+            return None
+        return min((ahead for ahead in copies.values() if ahead > tier), default=None)

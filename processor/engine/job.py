@@ -1,0 +1,27 @@
+"""A job type as the engine knows it: its handler and how to call it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from processor.engine.ports import Sink, TransactionalSink
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """One registered handler.
+
+    `call(payload, context)` runs it whatever its signature; `convert` turns the decoded Avro record
+    into what the handler asks for and raises ContractError when it cannot.
+    """
+
+    job_type: str
+    topic: str | None
+    call: Callable[[Any, Any], Any]
+    convert: Callable[[Any], Any]
+    is_async: bool
+    timeout_seconds: float | None
+    permanent: tuple[type[BaseException], ...]
+    sink: Sink | TransactionalSink | None

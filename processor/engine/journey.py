@@ -1,0 +1,194 @@
+"""One record's way, in call order: arrive, admit, run, settle.
+
+Every step but `run` (engine/run.py) is pure: it returns what should happen, and the worker does it.
+Four rules keep the way one-way:
+
+Rule 1: this module judges records; the worker performs verdicts and judges none.
+Rule 2: acknowledge, then settle, then commit. Nothing is committed that is not done, parked in an
+        acknowledged retry record, or acknowledged dead.
+Rule 3: backpressure is a value (`Wait`, `lane.full`), never an exception.
+Rule 4: there is no "commit" verdict: committing is what the watermark allows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from processor.contracts import headers
+from processor.core.assignment import Assignment
+from processor.core.lane import Entry, Lane
+from processor.core.retry import DeadLetter, Retry, WaitInPlace, after_failure
+from processor.engine.slices import Duplicate, Dying, Failed, Outcome, Succeeded, Unavailable
+from processor.engine.telemetry import Outage
+from processor.errors import ContractError
+from processor.model import Failure, Hop, JobStatus, Outgoing, Record
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Nothing of its key is ahead: hand it to the pool."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Park it, unattempted, in a tier; it runs no earlier than `not_before_ms`."""
+
+    tier: int
+    not_before_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """It took effect, now or before: nothing is left to do."""
+
+    outcome: Succeeded | Duplicate
+
+
+@dataclass(frozen=True, slots=True)
+class Bury:
+    """Its death is noted already: append the letter (again)."""
+
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Put it back; something the engine needs is away until `until` at least."""
+
+    until: float
+    what: Outage
+    message: str
+
+
+Verdict = Done | Retry | WaitInPlace | DeadLetter | Bury | Wait
+
+OUTAGE_WAIT_SECONDS = 1.0
+
+
+def arrive(lane: Lane, record: Record) -> Entry:
+    """Put a record into its lane. One whose own engine headers are malformed starts anew.
+
+    A malformed set can only be foreign: it must not stall the lane, and its job still runs.
+    """
+    try:
+        hop = (headers.read_hop(record) if lane.tier > 0 else None) or headers.first_hop(record)
+    except ContractError:
+        hop = headers.first_hop(record)
+    return lane.arrive(record, hop)
+
+
+def admit(entry: Entry, assignment: Assignment, now: float) -> Run | Hold:
+    """Decide at the head of the lane, and only there, whether a record may run now.
+
+    A job that asks to start later is parked in the first tier, so that its partition goes on.
+    """
+    tier = entry.lane.tier
+    ahead = assignment.fence.tier_ahead(entry.record.key, tier=tier)
+    if ahead is not None:
+        return Hold(tier=ahead)
+    if tier == 0 and assignment.policy.tiers > 0:
+        not_before_ms = _asked_not_before_ms(entry.record)
+        if not_before_ms > now * 1000:
+            return Hold(tier=1, not_before_ms=not_before_ms)
+    return Run()
+
+
+def settle(
+    entry: Entry, outcome: Outcome, assignment: Assignment, *, now: float, jitter: float
+) -> Verdict:
+    """Decide what becomes of a record after its run. `entry.attempt` already counts the run."""
+    match outcome:
+        case Succeeded() | Duplicate():
+            return Done(outcome)
+        case Dying(failure):
+            return Bury(failure)
+        case Unavailable(what, message):
+            return Wait(now + OUTAGE_WAIT_SECONDS, what, message)
+        case Failed(failure):
+            return after_failure(
+                failure,
+                tier=entry.lane.tier,
+                attempt=max(entry.attempt, 1),
+                policy=assignment.policy,
+                now=now,
+                jitter=jitter,
+            )
+        case _:
+            assert_never(outcome)
+
+
+def parked_copy(entry: Entry, assignment: Assignment, hold: Hold) -> tuple[Outgoing, str]:
+    """Build the copy of a record that waits behind its key: no attempt is added."""
+    hop = replace(entry.hop, attempt=entry.attempt, not_before_ms=hold.not_before_ms)
+    return _copy(entry, assignment, hop, assignment.satellites[hold.tier - 1].topic)
+
+
+def retry_copy(
+    entry: Entry, assignment: Assignment, verdict: Retry, now: float
+) -> tuple[Outgoing, str]:
+    """Build the copy of a record whose run failed, for its next tier."""
+    failed = entry.hop.after(verdict.failure, attempt=entry.attempt, now_ms=int(now * 1000))
+    hop = replace(failed, not_before_ms=int(verdict.not_before * 1000))
+    return _copy(entry, assignment, hop, assignment.satellites[verdict.tier - 1].topic)
+
+
+def dead_letter(
+    entry: Entry, assignment: Assignment, failure: Failure, topic: str, now: float
+) -> Outgoing:
+    """Build the dead letter: the original bytes, and all that is known of the failure."""
+    hop = entry.hop.after(failure, attempt=entry.attempt, now_ms=int(now * 1000))
+    return _copy(entry, assignment, hop, topic)[0]
+
+
+def status_of(
+    entry: Entry, verdict: Done | DeadLetter | Bury, *, now: float, worker: str
+) -> JobStatus:
+    """Say how a job ended, for the status topic."""
+    job = entry.job
+    origin = entry.hop.origin
+    result: str | None = None
+    failure: Failure | None = None
+    state = "dead"
+    match verdict:
+        case Done(Succeeded(result=result)):
+            state = "succeeded"
+        case Done(Duplicate(of_job_id=of, state=known, result=result)):
+            mine = job is not None and of == job.job_id
+            state = ("succeeded" if known == "done" else "dead") if mine else "duplicate"
+        case DeadLetter(failure) | Bury(failure):
+            pass
+    return JobStatus(
+        job_id=job.job_id if job is not None else str(origin),
+        job_type=job.job_type if job is not None else None,
+        key=None if entry.record.key is None else entry.record.key.decode(errors="replace"),
+        state=state,
+        attempts=entry.attempt,
+        result=result,
+        error_class=failure.error_class if failure else None,
+        error_message=failure.message if failure else None,
+        at=now,
+        origin=origin,
+        worker=worker,
+    )
+
+
+def _copy(entry: Entry, assignment: Assignment, hop: Hop, topic: str) -> tuple[Outgoing, str]:
+    copy = assignment.next_copy()
+    record = entry.record
+    hop = replace(hop, epoch=assignment.epoch, copy=copy)
+    outgoing = Outgoing(
+        topic=topic,
+        partition=record.partition,
+        key=record.key,
+        value=record.value,
+        headers=headers.write_hop(record.headers, hop),
+    )
+    return outgoing, copy
+
+
+def _asked_not_before_ms(record: Record) -> int:
+    for name, value in record.headers:
+        if name == headers.NOT_BEFORE and value is not None and value.isdigit():
+            return int(value[:19])
+    return 0

@@ -1,0 +1,200 @@
+"""What the engine needs of the world. Adapters and sinks implement it; the simulator fakes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from processor.errors import ProcessorError
+from processor.model import Effect, Failure, Outgoing, Partition, Position, Record
+
+
+class Clock(Protocol):
+    """Time, as an argument of the engine."""
+
+    def now(self) -> float:
+        """Seconds since the epoch: what not-before and deadlines are compared with."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds on a clock that never goes back: timers and timeouts."""
+        ...
+
+
+class Committed(NamedTuple):
+    """A group's committed position of one partition: the next offset to read, and a note."""
+
+    offset: int | None
+    metadata: str
+
+
+class CommitRefused(ProcessorError):
+    """The group's coordinator refused a commit: this member may no longer own the partition."""
+
+
+class Delivery(NamedTuple):
+    """The answer to one `send`: the offset it landed at, or why it failed (outcome unknown)."""
+
+    token: Any
+    offset: int
+    error: str | None
+
+
+class Rebalance(Protocol):
+    """What a log tells of its ownership, from inside `poll` or `close`."""
+
+    def assigned(self, partitions: Sequence[Partition]) -> None:
+        """These main partitions are ours from now on. Nothing of them has been read."""
+        ...
+
+    def revoked(self, partitions: Sequence[Partition]) -> None:
+        """These are about to be another's. They are still ours: commits are accepted."""
+        ...
+
+    def lost(self, partitions: Sequence[Partition]) -> None:
+        """These may already be another's. Commit nothing."""
+        ...
+
+
+class Log(Protocol):
+    """One member of a consumer group, and its producer. One thread owns it."""
+
+    def subscribe(self, topics: Sequence[str], rebalance: Rebalance) -> None:
+        """Join the group for these main topics."""
+        ...
+
+    def poll(self, records_max: int, timeout_seconds: float) -> list[Record]:
+        """Records in offset order for each partition; waits for the first one only."""
+        ...
+
+    def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Committed]:
+        """What the group has committed of each partition."""
+        ...
+
+    def bounds(self, partitions: Sequence[Partition]) -> dict[Partition, tuple[int, int]]:
+        """For each: the first offset that can still be read, and the end."""
+        ...
+
+    def assign(self, starts: Mapping[Partition, int]) -> None:
+        """Begin to read these partitions at these offsets."""
+        ...
+
+    def unassign(self, partitions: Sequence[Partition]) -> None:
+        """Stop reading these partitions."""
+        ...
+
+    def pause(self, partitions: Sequence[Partition]) -> None:
+        """Stop fetching for now."""
+        ...
+
+    def resume(self, partitions: Sequence[Partition]) -> None:
+        """Fetch again."""
+        ...
+
+    def commit(self, offsets: Mapping[Partition, Committed]) -> None:
+        """Commit and wait for the answer. Raises CommitRefused, BrokerUnavailable."""
+        ...
+
+    def send(self, outgoing: Outgoing, token: Any) -> None:
+        """Append bytes; the answer comes through `deliveries` with the token."""
+        ...
+
+    def deliveries(self) -> list[Delivery]:
+        """The answers that have come since the last call. Does not wait."""
+        ...
+
+    def close(self) -> None:
+        """Leave the group."""
+        ...
+
+
+class Owner(NamedTuple):
+    """Who writes: one ownership of one main partition by one group."""
+
+    group: str
+    topic: str
+    partition: int
+    epoch: int
+
+
+class OwnershipLost(ProcessorError):
+    """A newer owner of the partition exists: nothing was written, and nothing may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """What the ledger remembers of one identity. `state` is `done`, `dying` or `dead`."""
+
+    identity: str
+    job_id: str
+    state: str
+    result: str | None
+    failure: Failure | None
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """A job about to go to the dead-letter topic."""
+
+    identity: str
+    job_id: str
+    job_type: str
+    origin: Position
+    attempt: int
+    key: str | None
+    failure: Failure
+
+
+class Ledger(Protocol):
+    """The durable memory of settled jobs. Calls raise SinkUnavailable, OwnershipLost."""
+
+    def raise_owner(self, owner: Owner) -> None:
+        """Make this epoch the partition's newest; refused when a newer one exists."""
+        ...
+
+    def lookup(self, identities: Sequence[str]) -> dict[str, LedgerRow]:
+        """The rows that exist."""
+        ...
+
+    def record(
+        self,
+        owner: Owner,
+        effects: Sequence[Effect],
+        write: Callable[[Any, Sequence[Effect]], None] | None = None,
+    ) -> set[str]:
+        """Add a `done` row for each effect, atomically, and return the identities that were new.
+
+        `write` is called with the transaction and the new effects: what it writes through the
+        transaction commits with the rows, or not at all.
+        """
+        ...
+
+    def dying(self, owner: Owner, deaths: Sequence[Death]) -> set[str]:
+        """Note that these jobs are about to die; returns those that are already `done` instead."""
+        ...
+
+    def dead(self, owner: Owner, identities: Sequence[str]) -> None:
+        """Note that the dead letters of these jobs were acknowledged."""
+        ...
+
+    def close(self) -> None:
+        """Release what is held. Twice does no harm."""
+        ...
+
+
+class Sink(Protocol):
+    """Writes results under deterministic names before the ledger row; twice does no harm."""
+
+    def write(self, effects: Sequence[Effect]) -> Sequence[str]:
+        """Write each effect's result once; returns where each one is."""
+        ...
+
+
+@runtime_checkable
+class TransactionalSink(Protocol):
+    """Writes results inside the ledger's own transaction."""
+
+    def write_in(self, transaction: Any, effects: Sequence[Effect]) -> None:
+        """Write each effect's result through the transaction."""
+        ...

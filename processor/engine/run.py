@@ -1,0 +1,369 @@
+"""Run: the only step of a job's way that touches the world. Claim in, handler, sink, ledger.
+
+A slice's effects are written together: the named sinks first, then one ledger transaction. They
+are flushed at the slice's end, when a job failed, and when the oldest has waited for
+`FLUSH_SECONDS`, so that jobs of 30 minutes and of 30 microseconds are both well served.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from processor.contracts import headers
+from processor.contracts.claims import ClaimStore, ObjectStore, claim_from_header
+from processor.core.lane import Entry
+from processor.engine.context import JobCancelled, JobContext
+from processor.engine.job import JobSpec
+from processor.engine.ports import Clock, Ledger, LedgerRow, OwnershipLost, TransactionalSink
+from processor.engine.slices import (
+    Duplicate,
+    Dying,
+    Failed,
+    Outcome,
+    Report,
+    Running,
+    Slice,
+    Succeeded,
+    Unavailable,
+)
+from processor.engine.telemetry import Outage
+from processor.errors import (
+    ContractError,
+    JobTimeout,
+    OutageError,
+    PermanentError,
+    RegistryUnavailable,
+    Retry,
+    SinkUnavailable,
+    StoreUnavailable,
+)
+from processor.model import Effect, Failure, JobHeaders
+
+FLUSH_SECONDS = 0.1
+OUTAGE_RETRY_SECONDS = 1.0
+
+
+class Decode(Protocol):
+    """Bytes to (job type, payload). Raises ContractError, RegistryUnavailable."""
+
+    def __call__(self, value: bytes | None) -> tuple[str, Any]:
+        """Decode one value."""
+        ...
+
+
+class _Abandoned(Exception):
+    """The loop gave this run up: the thread must write nothing more."""
+
+
+class _Told(Exception):
+    """The run ended early because the worker wants its thread back."""
+
+
+@dataclass(slots=True)
+class _Progress:
+    """How far one slice has come: what is settled, and what ran but is not written down yet."""
+
+    work: Slice
+    outcomes: list[tuple[Entry, Outcome]] = field(default_factory=list)
+    unwritten: list[tuple[Entry, Effect, JobSpec, float]] = field(default_factory=list)
+    since: float = 0.0  # Monotonic seconds: when the oldest unwritten run started.
+
+
+class Runner:
+    """Runs slices on whatever thread calls it. Holds no state of a slice between calls."""
+
+    def __init__(
+        self,
+        *,
+        jobs: Mapping[str, JobSpec],
+        decode: Decode,
+        ledger: Ledger,
+        objects: ObjectStore,
+        claims: ClaimStore | None,
+        clock: Clock,
+        timeout_seconds: float,
+        await_result: Callable[[Coroutine[Any, Any, Any], JobContext], Any],
+        bind_log: Callable[[Entry, JobHeaders, int], Any],
+        on_outage: Callable[[OutageError], None],
+        claim_bytes_max: int = 64 * 1024 * 1024,
+    ) -> None:
+        self._jobs = jobs
+        self._decode = decode
+        self._ledger = ledger
+        self._objects = objects
+        self._claims = claims
+        self._clock = clock
+        self._timeout_seconds = timeout_seconds
+        self._await_result = await_result
+        self._bind_log = bind_log
+        self._on_outage = on_outage
+        self._claim_bytes_max = claim_bytes_max
+
+    def run(self, work: Slice, report: Callable[[Report], None]) -> None:
+        """Run a slice's entries in order until one fails, it is asked to stop, or none is left."""
+        progress = _Progress(work)
+        lost = False
+        try:
+            self._run_all(progress, report)
+            self._flush(progress)
+        except OwnershipLost:
+            lost = True
+        except _Abandoned:
+            return
+        report(Report(work, progress.outcomes, finished=True, lost=lost))
+
+    def _run_all(self, progress: _Progress, report: Callable[[Report], None]) -> None:
+        work = progress.work
+        entry = work.entries[0]
+        try:
+            known = self._known(work.entries)
+            for entry in work.entries:
+                if work.stop.is_set():
+                    return
+                outcome = self._run_one(entry, known, progress)
+                if outcome is not None:
+                    self._flush(progress)
+                    progress.outcomes.append((entry, outcome))
+                    if not isinstance(outcome, Duplicate):
+                        return  # The rest asks the fence again.
+                elif self._clock.monotonic() - progress.since >= FLUSH_SECONDS:
+                    self._flush(progress)
+                    report(Report(work, progress.outcomes, finished=False))
+                    progress.outcomes = []
+        except OutageError as outage:
+            self._flush(progress)
+            away = Unavailable(_what(outage), outage.message)
+            progress.outcomes.append((entry, away))
+        except _Told:
+            return
+
+    def _known(self, entries: Sequence[Entry]) -> dict[str, LedgerRow]:
+        """Ask the ledger once for the whole slice; an entry with malformed headers is left out."""
+        identities = []
+        for entry in entries:
+            try:
+                entry.job = headers.read_job(entry.record, entry.hop.origin)
+            except ContractError:
+                continue
+            identities.append(entry.job.identity(entry.job.job_type or ""))
+        return self._ledger.lookup(identities) if identities else {}
+
+    def _run_one(
+        self, entry: Entry, known: dict[str, LedgerRow], progress: _Progress
+    ) -> Outcome | None:
+        """Run one job. None: it succeeded and waits to be written."""
+        started = self._clock.monotonic()
+        try:
+            job = entry.job or headers.read_job(entry.record, entry.hop.origin)
+            row = self._row(job.identity(job.job_type or ""), known, progress)
+            if row is not None and (outcome := known_outcome(row, job)) is not None:
+                return outcome
+            if job.deadline_ms is not None and self._clock.now() * 1000 > job.deadline_ms:
+                raise PermanentError("the job's deadline has passed")
+            job_type, payload = self._decode(self._value(entry, job))
+            if job.job_type is None and job.idempotency_key is not None:
+                row = self._row(job.identity(job_type), {}, progress, ask=True)
+                if row is not None and (outcome := known_outcome(row, job)) is not None:
+                    return outcome
+            spec = self._spec(job, job_type)
+            payload = spec.convert(payload)
+        except PermanentError as fault:
+            return Failed(failure_of(fault), self._clock.monotonic() - started)
+        result = self._call(spec, payload, entry, job, progress.work)
+        seconds = self._clock.monotonic() - started
+        if isinstance(result, Failure):
+            return Failed(result, seconds)
+        if not progress.unwritten:
+            progress.since = started
+        effect = Effect(
+            job_id=job.job_id,
+            job_type=job_type,
+            identity=job.identity(job_type),
+            origin=entry.hop.origin,
+            attempt=entry.attempt + 1,
+            key=key_text(entry.record.key),
+            result=result,
+        )
+        progress.unwritten.append((entry, effect, spec, seconds))
+        return None
+
+    def _row(
+        self, identity: str, known: dict[str, LedgerRow], progress: _Progress, ask: bool = False
+    ) -> LedgerRow | None:
+        """The ledger's row; asked for again where this very slice may have made it."""
+        if any(effect.identity == identity for _, effect, _, _ in progress.unwritten):
+            self._flush(progress)
+            ask = True
+        if ask:
+            return self._ledger.lookup([identity]).get(identity)
+        return known.get(identity)
+
+    def _spec(self, job: JobHeaders, job_type: str) -> JobSpec:
+        if job.job_type is not None and job.job_type != job_type:
+            raise ContractError(f"header says `{job.job_type}`, the value is a `{job_type}`")
+        spec = self._jobs.get(job_type)
+        if spec is None:
+            raise ContractError(f"no handler for job type `{job_type}`")
+        return spec
+
+    def _value(self, entry: Entry, job: JobHeaders) -> bytes | None:
+        if job.claim is None:
+            return entry.record.value
+        claim = claim_from_header(job.claim)
+        if self._claims is None:
+            raise StoreUnavailable(
+                "the record carries a claim and no claim store is configured",
+                hint="set claims.store",
+            )
+        return self._claims.get(claim, self._claim_bytes_max)
+
+    def _call(
+        self, spec: JobSpec, payload: Any, entry: Entry, job: JobHeaders, work: Slice
+    ) -> Any | Failure:
+        """Call the handler: its result, or why it failed. The only place that catches all."""
+        attempt = entry.attempt + 1
+        timeout = spec.timeout_seconds or self._timeout_seconds
+        context = JobContext(
+            job_id=job.job_id,
+            job_type=spec.job_type,
+            key=key_text(entry.record.key),
+            attempt=attempt,
+            deadline=job.deadline_ms / 1000 if job.deadline_ms is not None else None,
+            objects=self._objects,
+            bind_log=lambda: self._bind_log(entry, job, attempt),
+        )
+        started = self._clock.monotonic()
+        work.start(Running(entry, context, started, started + timeout))
+        try:
+            result = spec.call(payload, context)
+            if spec.is_async:
+                result = self._await_result(result, context)
+            json.dumps(result)  # One that cannot be kept is the handler's fault: find it now.
+        except JobCancelled:
+            self._finish(work)
+            raise _Told from None
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever user code raises is a failed run.
+            self._finish(work)
+            return failure_of(error, permanent=isinstance(error, spec.permanent))
+        self._finish(work)
+        return result
+
+    @staticmethod
+    def _finish(work: Slice) -> None:
+        if not work.finish():
+            raise _Abandoned
+
+    def _flush(self, progress: _Progress) -> None:
+        """Write what succeeded. While the sink is away, wait here: the runs need not be repeated.
+
+        Asked to stop meanwhile, it leaves them unwritten: their next owner runs them again.
+        """
+        while progress.unwritten:
+            try:
+                self._write(progress.work, progress.unwritten)
+            except OutageError as outage:
+                self._on_outage(outage)
+                if progress.work.stop.wait(OUTAGE_RETRY_SECONDS):
+                    return
+                continue
+            except PermanentError as fault:
+                self._write_one_by_one(progress, fault)
+                continue
+            progress.outcomes += [
+                (entry, Succeeded(result_text(effect.result), seconds))
+                for entry, effect, _, seconds in progress.unwritten
+            ]
+            progress.unwritten = []
+
+    def _write_one_by_one(self, progress: _Progress, fault: PermanentError) -> None:
+        """Find the result that a sink refuses for good: its job fails, the others are written."""
+        whole, progress.unwritten = progress.unwritten, []
+        if len(whole) == 1:
+            entry, _, _, seconds = whole[0]
+            progress.outcomes.append((entry, Failed(failure_of(fault), seconds)))
+            return
+        for each in whole:
+            progress.unwritten = [each]
+            self._flush(progress)
+            if progress.unwritten:  # Asked to stop: this one and the rest are run again.
+                return
+
+    def _write(
+        self, work: Slice, unwritten: Sequence[tuple[Entry, Effect, JobSpec, float]]
+    ) -> None:
+        """Named sinks first (twice does no harm), then rows and transactional sinks as one."""
+        transactional: dict[str, TransactionalSink] = {}
+        for _, effect, spec, _ in unwritten:
+            if isinstance(spec.sink, TransactionalSink):
+                transactional[effect.identity] = spec.sink
+            elif spec.sink is not None:
+                spec.sink.write([effect])
+
+        def write(transaction: Any, effects: Sequence[Effect]) -> None:
+            for effect in effects:
+                if effect.identity in transactional:
+                    transactional[effect.identity].write_in(transaction, [effect])
+
+        effects = [effect for _, effect, _, _ in unwritten]
+        self._ledger.record(work.owner, effects, write if transactional else None)
+
+
+def known_outcome(row: LedgerRow, job: JobHeaders) -> Outcome | None:
+    """What a ledger row says of a job that came again; None lets it run.
+
+    A job whose idempotency key belongs to another job that died is run: nothing has taken effect.
+    """
+    if row.state == "done":
+        return Duplicate(row.job_id, "done", row.result)
+    if row.job_id != job.job_id:
+        return None
+    if row.state == "dying":
+        return Dying(row.failure or Failure("Unknown", "the failure was not kept", permanent=True))
+    return Duplicate(row.job_id, "dead", None)
+
+
+def failure_of(error: BaseException, *, permanent: bool = False) -> Failure:
+    """Describe an exception for headers and logs: class, message, whether repeating can help."""
+    failure = Failure(
+        error_class=type(error).__name__,
+        message=" ".join(str(error).split()) or type(error).__name__,
+        permanent=permanent or isinstance(error, PermanentError),
+        retry_after_seconds=error.after_seconds if isinstance(error, Retry) else None,
+    )
+    return Failure(
+        failure.error_class,
+        failure.message,
+        failure.permanent,
+        failure.retry_after_seconds,
+        headers.fingerprint(failure),
+    )
+
+
+def timed_out(running: Running, now: float) -> Failure:
+    """The failure of a run that was abandoned."""
+    return failure_of(JobTimeout(f"still running after {now - running.started:.0f} seconds"))
+
+
+def key_text(key: bytes | None) -> str | None:
+    """An ordering key as text."""
+    return None if key is None else key.decode(errors="replace")
+
+
+def result_text(result: Any) -> str | None:
+    """A handler's result as JSON."""
+    return None if result is None else json.dumps(result)
+
+
+def _what(outage: OutageError) -> Outage:
+    match outage:
+        case RegistryUnavailable():
+            return "registry"
+        case StoreUnavailable():
+            return "store"
+        case SinkUnavailable():
+            return "sink"
+        case _:
+            return "broker"

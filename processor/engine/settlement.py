@@ -1,0 +1,282 @@
+"""Carry verdicts out: append, wait for the acknowledgement, tell the ledger, then settle.
+
+A verdict becomes a list of steps for its entry. Each step ends with an answer (a delivery or an
+errand's end), which starts the next one; after the last the entry is settled. Death has four:
+`dying` in the ledger -> dead letter appended -> `dead` in the ledger -> status appended. A crash
+between two of them repeats the later ones and never loses or invents a letter.
+
+A delivery that failed may have landed, and what was sent after it may have landed without it. So
+the partition is given up and taken again: sending again could put a key's copies out of order. An
+errand that met an outage is done again.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from processor.core.assignment import Assignment
+from processor.core.lane import Entry
+from processor.core.retry import DeadLetter, Retry, WaitInPlace
+from processor.engine import journey
+from processor.engine.journey import Bury, Done, Hold, Verdict, Wait
+from processor.engine.ports import Clock, Death, Delivery, Ledger, Log, Owner, OwnershipLost
+from processor.engine.slices import Duplicate, Pool
+from processor.engine.takeover import Rules
+from processor.engine.telemetry import Outage, Outcome, Telemetry
+from processor.errors import OutageError
+from processor.model import Failure, JobStatus, Outgoing
+
+AGAIN_SECONDS = 1.0
+
+
+class Note(Enum):
+    """What the ledger is told of a death."""
+
+    DYING = "dying"
+    DEAD = "dead"
+
+
+Step = Outgoing | Note
+
+
+@dataclass(eq=False, slots=True)
+class Settling:
+    """One entry on its way from its verdict to being settled."""
+
+    entry: Entry
+    assignment: Assignment
+    owner: Owner
+    steps: deque[Step]
+    death: Death | None
+
+
+@dataclass(eq=False, slots=True)
+class _Errand:
+    """One ledger call for all entries of an assignment that need the same note."""
+
+    note: Note
+    settling: list[Settling]
+    owner: Owner
+    ledger: Ledger
+
+    def __call__(self) -> set[str]:
+        deaths = [each.death for each in self.settling if each.death is not None]
+        if self.note is Note.DYING:
+            return self.ledger.dying(self.owner, deaths)
+        self.ledger.dead(self.owner, [death.identity for death in deaths])
+        return set()
+
+
+class Settlement:
+    """All entries whose verdicts are being carried out, of all assignments."""
+
+    def __init__(
+        self,
+        *,
+        log: Log,
+        pool: Pool,
+        ledger: Ledger,
+        clock: Clock,
+        rules: Mapping[str, Rules],
+        encode_status: Callable[[str, JobStatus], bytes],
+        owner: Callable[[Assignment], Owner],
+        worker_id: str,
+        telemetry: Telemetry,
+        logger: Any,
+    ) -> None:
+        self._log = log
+        self._pool = pool
+        self._ledger = ledger
+        self._clock = clock
+        self._rules = rules
+        self._encode_status = encode_status
+        self._owner = owner
+        self._worker_id = worker_id
+        self._telemetry = telemetry
+        self._logger = logger
+        self._notes: dict[tuple[Assignment, Note], list[Settling]] = {}
+        self._again: list[tuple[float, int, _Errand]] = []  # A heap: (when, order, errand).
+        self._order = itertools.count()
+
+    def perform(self, entry: Entry, assignment: Assignment, verdict: Verdict, now: float) -> bool:
+        """Carry a verdict out. Returns whether the entry stays in its lane."""
+        steps: deque[Step] = deque()
+        death: Death | None = None
+        match verdict:
+            case Wait(until, what, message):
+                entry.not_before = until
+                self._trouble(what, message)
+                return True
+            case WaitInPlace(until, failure):
+                entry.not_before = until
+                entry.hop = entry.hop.after(failure, attempt=entry.attempt, now_ms=int(now * 1000))
+                self._tell_failure(entry, failure, "job waits in the last tier", until)
+                return True
+            case Retry(tier, not_before, failure):
+                outgoing, copy = journey.retry_copy(entry, assignment, verdict, now)
+                assignment.fence.add(entry.record.key, tier=tier, copy=copy)
+                steps.append(outgoing)
+                self._tell_failure(entry, failure, "job will be retried", not_before)
+            case DeadLetter(failure) | Bury(failure):
+                death = _death(entry, failure)
+                if isinstance(verdict, DeadLetter):
+                    steps.append(Note.DYING)
+                letters = self._rules[assignment.partition.topic].topic.dead_letter_topic
+                steps.append(journey.dead_letter(entry, assignment, failure, letters, now))
+                steps.append(Note.DEAD)
+                self._add_status(steps, entry, assignment, verdict, now)
+                self._tell_failure(entry, failure, "job is dead", None)
+            case Done():
+                self._add_status(steps, entry, assignment, verdict, now)
+        self._begin(entry, assignment, steps, death)
+        self._telemetry.settled(assignment.partition.topic, job_type_of(entry), _name(verdict))
+        return False
+
+    def park(self, entry: Entry, assignment: Assignment, hold: Hold) -> None:
+        """Append a copy of a record that waits behind its key to a tier."""
+        outgoing, copy = journey.parked_copy(entry, assignment, hold)
+        assignment.fence.add(entry.record.key, tier=hold.tier, copy=copy)
+        self._begin(entry, assignment, deque([outgoing]), None)
+        self._telemetry.settled(assignment.partition.topic, job_type_of(entry), "held")
+
+    def delivered(self, deliveries: Sequence[Delivery]) -> list[Assignment]:
+        """Go on after answers from the log. Returns the assignments to be given up."""
+        failed: list[Assignment] = []
+        for delivery in deliveries:
+            settling: Settling = delivery.token
+            if settling.assignment.dropped:
+                continue
+            if delivery.error is None:
+                self._advance(settling)
+            elif settling.assignment not in failed:
+                self._trouble("broker", delivery.error)
+                failed.append(settling.assignment)
+        return failed
+
+    def noted(self, errand: _Errand, answer: object) -> list[Assignment]:
+        """Go on after a ledger call. Returns the assignment that turned out to be another's."""
+        alive = [each for each in errand.settling if not each.assignment.dropped]
+        if not alive:
+            return []
+        if isinstance(answer, OwnershipLost):
+            return [alive[0].assignment]
+        if isinstance(answer, OutageError):
+            self._trouble("sink", answer.message)
+            at = self._clock.monotonic() + AGAIN_SECONDS
+            heapq.heappush(self._again, (at, next(self._order), errand))
+            return []
+        if isinstance(answer, BaseException):
+            raise answer
+        assert isinstance(answer, set)
+        for each in alive:
+            if each.death is not None and each.death.identity in answer:
+                each.steps.clear()  # It took effect meanwhile: there is no death to tell of.
+            self._advance(each)
+        return []
+
+    def flush(self) -> None:
+        """Start the errands that the turn has gathered and those that are due again."""
+        for (assignment, note), settling in self._notes.items():
+            if not assignment.dropped:
+                errand = _Errand(note, settling, settling[0].owner, self._ledger)
+                self._pool.errand(errand, errand)
+        self._notes.clear()
+        now = self._clock.monotonic()
+        while self._again and self._again[0][0] <= now:
+            errand = heapq.heappop(self._again)[2]
+            self._pool.errand(errand, errand)
+
+    def _begin(
+        self, entry: Entry, assignment: Assignment, steps: deque[Step], death: Death | None
+    ) -> None:
+        assignment.settling += 1
+        self._advance(Settling(entry, assignment, self._owner(assignment), steps, death))
+
+    def _advance(self, settling: Settling) -> None:
+        entry, assignment = settling.entry, settling.assignment
+        if not settling.steps:
+            assignment.settling -= 1
+            entry.lane.settle(entry)
+            if entry.lane.tier > 0:
+                assignment.fence.remove(entry.record.key, copy=copy_of(entry))
+            return
+        step = settling.steps.popleft()
+        if isinstance(step, Note):
+            self._notes.setdefault((assignment, step), []).append(settling)
+        else:
+            self._log.send(step, settling)
+
+    def _add_status(
+        self,
+        steps: deque[Step],
+        entry: Entry,
+        assignment: Assignment,
+        verdict: Done | DeadLetter | Bury,
+        now: float,
+    ) -> None:
+        rules = self._rules[assignment.partition.topic]
+        if rules.publish_status:
+            status = journey.status_of(entry, verdict, now=now, worker=self._worker_id)
+            topic = rules.topic.status_topic
+            value = self._encode_status(topic, status)
+            steps.append(Outgoing(topic, None, status.job_id.encode(), value, []))
+
+    def _trouble(self, what: Outage, message: str) -> None:
+        self._telemetry.outage(what)
+        self._logger.warning("waiting for something that is away", what=what, why=message)
+
+    def _tell_failure(
+        self, entry: Entry, failure: Failure, event: str, until: float | None
+    ) -> None:
+        record = entry.record
+        self._telemetry.attempts_failed(record.topic, failure.error_class)
+        self._logger.warning(
+            event,
+            job_id=entry.job.job_id if entry.job else str(entry.hop.origin),
+            job_type=job_type_of(entry),
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            attempt=entry.attempt,
+            error_class=failure.error_class,
+            error=failure.message,
+            **({} if until is None else {"not_before": round(until, 3)}),
+        )
+
+
+def copy_of(entry: Entry) -> str:
+    """Name a tier record's copy; one that a foreign writer left unnamed is its place."""
+    return entry.hop.copy or f"{entry.record.topic}-{entry.record.offset}"
+
+
+def job_type_of(entry: Entry) -> str:
+    """Name an entry's job type as far as its headers tell."""
+    if entry.job is not None and entry.job.job_type is not None:
+        return entry.job.job_type
+    return "unknown"
+
+
+def _death(entry: Entry, failure: Failure) -> Death:
+    job, origin = entry.job, entry.hop.origin
+    job_id = job.job_id if job is not None else str(origin)
+    return Death(
+        identity=job.identity(job.job_type or "") if job is not None else f"job:{job_id}",
+        job_id=job_id,
+        job_type=job_type_of(entry),
+        origin=origin,
+        attempt=entry.attempt,
+        key=None if entry.record.key is None else entry.record.key.decode(errors="replace"),
+        failure=failure,
+    )
+
+
+def _name(verdict: Verdict) -> Outcome:
+    if isinstance(verdict, Done):
+        return "repeated" if isinstance(verdict.outcome, Duplicate) else "done"
+    return "retried" if isinstance(verdict, Retry) else "dead"

@@ -1,0 +1,122 @@
+"""The way in: a new job becomes bytes for one partition's log, checked before anything is sent."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from processor.contracts import headers
+from processor.contracts.claims import ClaimStore, claim_to_header
+from processor.errors import UsageError
+from processor.model import Outgoing
+
+KEY_BYTES_MAX = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A request. Times are seconds since the epoch; `key` orders jobs, None orders nothing."""
+
+    job_type: str
+    payload: Any  # A mapping, or a dataclass instance.
+    key: str | None = None
+    idempotency_key: str | None = None
+    job_id: str | None = None
+    not_before: float | None = None
+    deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The broker's acknowledgement of a job: it is on the log, and will be worked."""
+
+    job_id: str
+    topic: str
+    partition: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A job that is not on the log, and why."""
+
+    job: NewJob
+    job_id: str | None
+    message: str
+    hint: str | None = None
+
+
+class Encode(Protocol):
+    """Writes a payload as Avro. Raises ContractError naming the field."""
+
+    def __call__(self, payload: Mapping[str, Any]) -> bytes:
+        """Encode one payload."""
+        ...
+
+
+def outgoing(
+    job: NewJob,
+    *,
+    topic: str,
+    encode: Encode,
+    message_bytes_max: int,
+    claims: ClaimStore | None,
+    source: str,
+    now: float,
+    new_id: Callable[[], str],
+) -> tuple[str, Outgoing]:
+    """Check and write a job. Returns its id and its bytes.
+
+    Raises ContractError when the payload does not match its schema, UsageError when it is too large
+    and there is no claim store, StoreUnavailable when the claim store does not answer.
+    """
+    value: bytes | None = encode(_mapping(job))
+    assert value is not None
+    claim = None
+    if len(value) > message_bytes_max:
+        if claims is None:
+            raise UsageError(
+                f"the payload of `{job.job_type}` has {len(value)} bytes; topic `{topic}` takes "
+                f"{message_bytes_max}, and there is no claim store for larger ones",
+                hint="set [claims] store, or raise message_max in the topic's file",
+            )
+        # The claimed value keeps its wire format; the record itself then carries no value.
+        claim, value = claim_to_header(claims.put(value)), None
+    job_id = _checked("job id", job.job_id) or new_id()
+    key = None if job.key is None else job.key.encode()
+    if key is not None and not 0 < len(key) <= KEY_BYTES_MAX:
+        raise UsageError(f"the key has {len(key)} bytes; 1 to {KEY_BYTES_MAX} are allowed")
+    written = headers.write_job(
+        job_id=job_id,
+        job_type=job.job_type,
+        source=source,
+        time=datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds"),
+        idempotency_key=_checked("idempotency key", job.idempotency_key),
+        not_before_ms=None if job.not_before is None else int(job.not_before * 1000),
+        deadline_ms=None if job.deadline is None else int(job.deadline * 1000),
+        claim=claim,
+    )
+    return job_id, Outgoing(topic, None, key, value, written)
+
+
+def _mapping(job: NewJob) -> Mapping[str, Any]:
+    payload = job.payload
+    if dataclasses.is_dataclass(payload) and not isinstance(payload, type):
+        return dataclasses.asdict(payload)
+    if isinstance(payload, Mapping):
+        return payload
+    raise UsageError(
+        f"the payload of `{job.job_type}` is a {type(payload).__name__}",
+        hint="give a mapping or a dataclass instance",
+    )
+
+
+def _checked(what: str, text: str | None) -> str | None:
+    if text is not None and not 0 < len(text.encode()) <= headers.ID_BYTES_MAX:
+        raise UsageError(
+            f"the {what} has {len(text.encode())} bytes; 1 to {headers.ID_BYTES_MAX} are allowed"
+        )
+    return text

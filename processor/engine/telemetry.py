@@ -1,0 +1,97 @@
+"""What the engine tells about itself while it runs, and what it answers when asked for its health.
+
+The engine calls a `Telemetry`; this one keeps quiet, an adapter counts. Calls are cheap, never
+block and never raise, and carry counts and lists: one call for a slice, not one for each job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Outcome = Literal["done", "retried", "held", "dead", "repeated", "void"]
+Change = Literal["assigned", "revoked", "lost"]
+CommitResult = Literal["done", "refused", "failed"]
+Outage = Literal["broker", "registry", "store", "sink"]
+
+
+class Telemetry:
+    """Hears what happens and does nothing. Override what is to be counted."""
+
+    def consumed(self, topic: str, count: int) -> None:
+        """Records came in from a partition of the topic."""
+
+    def settled(self, topic: str, job_type: str, outcome: Outcome, count: int = 1) -> None:
+        """Records reached a final or parked state. `repeated`: the ledger knew the job already."""
+
+    def attempts_failed(self, topic: str, error_class: str, count: int = 1) -> None:
+        """Attempts ended in a failure of this class, whatever became of the job."""
+
+    def ran(self, topic: str, job_type: str, seconds: Iterable[float]) -> None:
+        """Handlers ran for so long, one number for each attempt."""
+
+    def waited(self, topic: str, seconds: Iterable[float]) -> None:
+        """Records waited so long between being due and being started."""
+
+    def in_flight(self, topic: str, count: int) -> None:
+        """So many jobs of the topic are with a handler now."""
+
+    def lane_records(self, topic: str, count: int) -> None:
+        """So many records of the topic are in lanes now, running ones included."""
+
+    def partitions_owned(self, topic: str, count: int) -> None:
+        """So many partitions of the topic are ours now."""
+
+    def partitions_paused(self, topic: str, count: int) -> None:
+        """So many partitions of the topic are paused now."""
+
+    def partition_stalled(self, topic: str, seconds: float) -> None:
+        """The topic's slowest partition has had work and made no progress for so long; 0: none."""
+
+    def committed(self, result: CommitResult, count: int = 1) -> None:
+        """The group's coordinator answered a commit, or did not."""
+
+    def commit_age(self, seconds: float) -> None:
+        """The oldest settled record that is not committed yet has waited so long; 0: none."""
+
+    def rebalanced(self, change: Change) -> None:
+        """Partitions came or went."""
+
+    def drained(self, seconds: float) -> None:
+        """A revoke or a stop waited so long for running jobs."""
+
+    def outage(self, what: Outage) -> None:
+        """Intake paused because something the engine needs is away."""
+
+    def produce_failed(self, topic: str, count: int = 1) -> None:
+        """A retry record, dead letter or status record was not acknowledged and is sent again."""
+
+    def late_results(self, topic: str, count: int = 1) -> None:
+        """Results of an assignment that has ended were dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that must hold for the worker to be healthy, and what was seen of it."""
+
+    name: str
+    ok: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What a probe is told.
+
+    A failed check asks for a restart, so an outage of something else is not one: it only makes
+    the worker not `ready`. With no check at all there is nothing to doubt.
+    """
+
+    checks: tuple[Check, ...] = ()
+    ready: bool = True
+
+    @property
+    def ok(self) -> bool:
+        """Whether every check holds."""
+        return all(check.ok for check in self.checks)

@@ -1,0 +1,444 @@
+"""The loop: one thread that polls, owns every lane and watermark, appends and commits.
+
+It never runs user code. Pool threads run slices of lanes and hand reports back through a queue;
+here they are judged (journey.py), carried out (settlement.py), and committed as far as the
+watermarks allow. Everything of a partition is one `Assignment`, dropped whole when it is revoked.
+
+Revoke: stop intake -> drain within a budget -> commit -> unassign, per partition, inside the
+callback. Lost: drop, commit nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from processor.core.assignment import Assignment
+from processor.core.lane import Entry, Lane
+from processor.engine import journey
+from processor.engine.context import JobCancelled
+from processor.engine.journey import Hold
+from processor.engine.ports import Clock, CommitRefused, Ledger, Log, OwnershipLost
+from processor.engine.run import timed_out
+from processor.engine.settlement import Settlement, copy_of, job_type_of
+from processor.engine.slices import Failed, Outcome, Pool, Report, Slice, Succeeded
+from processor.engine.takeover import Rules, Takeover
+from processor.engine.telemetry import Telemetry
+from processor.errors import JobTimeout, OutageError
+from processor.model import Failure, JobStatus, Partition
+
+POLL_RECORDS_MAX = 500
+POLL_SECONDS_MAX = 0.1  # Idle: how late a timer may be noticed.
+POLL_SECONDS_MIN = 0.001  # Busy: how late a report may be noticed.
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The worker's times and bounds, in seconds and records."""
+
+    slice_records_max: int = 100
+    commit_interval_seconds: float = 1.0
+    drain_seconds: float = 20.0
+    timeout_grace_seconds: float = 5.0
+    takeover_again_seconds: float = 1.0
+
+
+class Worker:
+    """One member of the group. `run` returns after `stop`, with all that was settled committed.
+
+    `step` is one turn of the loop, for the simulator.
+    """
+
+    def __init__(
+        self,
+        *,
+        log: Log,
+        pool: Pool,
+        ledger: Ledger,
+        takeover: Takeover,
+        rules: Mapping[str, Rules],
+        encode_status: Callable[[str, JobStatus], bytes],
+        clock: Clock,
+        jitter: Callable[[], float],
+        telemetry: Telemetry,
+        logger: Any,
+        limits: Limits,
+        worker_id: str,
+    ) -> None:
+        self._log = log
+        self._pool = pool
+        self._takeover = takeover
+        self._topics = list(rules)
+        self._clock = clock
+        self._jitter = jitter
+        self._telemetry = telemetry
+        self._logger = logger
+        self._limits = limits
+        self._settlement = Settlement(
+            log=log,
+            pool=pool,
+            ledger=ledger,
+            clock=clock,
+            rules=rules,
+            encode_status=encode_status,
+            owner=takeover.owner,
+            worker_id=worker_id,
+            telemetry=telemetry,
+            logger=logger,
+        )
+        self._assignments: dict[Partition, Assignment] = {}
+        self._lanes: dict[Partition, tuple[Assignment, Lane]] = {}
+        self._slices: set[Slice] = set()
+        self._untaken: dict[Partition, float] = {}  # Ours in the group, to be taken again at.
+        self._commit_at = 0.0
+        self._quiet_turns = 0
+        self._stopping = False
+        self._joined = False
+        self._turned_at = clock.monotonic()
+
+    @property
+    def assignments(self) -> Sequence[Assignment]:
+        """What this worker owns now."""
+        return list(self._assignments.values())
+
+    @property
+    def stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopping
+
+    @property
+    def joined(self) -> bool:
+        """Whether the group has told this member what it owns."""
+        return self._joined
+
+    @property
+    def turned_at(self) -> float:
+        """When the loop last came round (monotonic seconds). Old: it hangs."""
+        return self._turned_at
+
+    def stop(self) -> None:
+        """Ask `run` to finish or hand back what runs, commit, leave. Safe in a signal handler."""
+        self._stopping = True
+
+    def run(self) -> None:
+        """Serve the topics until `stop`."""
+        self._log.subscribe(self._topics, self)
+        while not self._stopping:
+            self.step()
+        self._logger.info("worker stopping", drain_seconds=self._limits.drain_seconds)
+        self.revoked(list(self._assignments))
+        self._log.close()
+        self._pool.close()
+        self._logger.info("worker stopped")
+
+    def step(self) -> None:
+        """One turn: consume, collect, admit, commit."""
+        records = self._log.poll(POLL_RECORDS_MAX, self._poll_seconds())
+        for record in records:
+            found = self._lanes.get(Partition(record.topic, record.partition))
+            # Records polled after a revoke, or fetched twice around a pause, are not ours to judge.
+            if found is not None and record.offset >= found[1].watermark.next_offset:
+                entry = journey.arrive(found[1], record)
+                if found[1].tier > 0:
+                    found[0].fence.add(record.key, tier=found[1].tier, copy=copy_of(entry))
+        for topic, count in Counter(record.topic for record in records).items():
+            self._telemetry.consumed(topic, count)
+        moved = self._turn()
+        self._quiet_turns = 0 if records or moved else self._quiet_turns + 1
+
+    def _turn(self) -> bool:
+        """Everything of a step but consuming. Returns whether anything happened."""
+        self._turned_at = self._clock.monotonic()
+        moved = self._collect()
+        self._admit()
+        self._police()
+        self._settlement.flush()
+        self._regulate()
+        self._retake()
+        if self._clock.monotonic() >= self._commit_at:
+            self._commit(self.assignments)
+        return moved
+
+    def _poll_seconds(self) -> float:
+        """How long to wait for records: short while an answer is awaited."""
+        if not self._slices and all(each.settling == 0 for each in self._assignments.values()):
+            wakes = [lane.wakes_at for _, lane in self._lanes.values() if lane.wakes_at is not None]
+            until = min(wakes, default=float("inf")) - self._clock.now()
+            return max(0.0, min(POLL_SECONDS_MAX, until))
+        return min(POLL_SECONDS_MIN * (1 + self._quiet_turns), 0.02)
+
+    # Collect: answers from the log, errands and slices.
+
+    def _collect(self) -> bool:
+        deliveries = self._log.deliveries()
+        for assignment in self._settlement.delivered(deliveries):
+            self._give_up(assignment, "an append failed")
+        errands = self._pool.errands_done()
+        for errand, answer in errands:
+            if errand is None:
+                raise answer  # A bug on a pool thread: the log replays what was not committed.
+            for assignment in self._settlement.noted(errand, answer):
+                self._give_up(assignment, "the ledger knows a newer owner")
+        reports = self._pool.reports()
+        for report in reports:
+            self._collect_report(report)
+        return bool(deliveries or errands or reports)
+
+    def _collect_report(self, report: Report) -> None:
+        work = report.slice
+        assignment: Assignment = work.assignment
+        if work not in self._slices:
+            return  # Abandoned: its entries were judged when it was.
+        if report.finished:
+            self._slices.remove(work)
+            assignment.running -= 1
+        if assignment.dropped:
+            return
+        if report.lost:
+            self._give_up(assignment, "the ledger knows a newer owner")
+            return
+        waiting = self._judge_all(work, assignment, report.outcomes)
+        if report.finished:
+            self._hand_back(work, waiting)
+
+    def _judge_all(
+        self, work: Slice, assignment: Assignment, outcomes: Sequence[tuple[Entry, Outcome]]
+    ) -> list[Entry]:
+        """Judge what a slice reports. Returns the entries that stay in their lane."""
+        work.reported += len(outcomes)
+        waiting = []
+        for entry, outcome in outcomes:
+            if isinstance(outcome, Succeeded | Failed):
+                entry.attempt += 1
+            now = self._clock.now()
+            verdict = journey.settle(entry, outcome, assignment, now=now, jitter=self._jitter())
+            if self._settlement.perform(entry, assignment, verdict, now):
+                waiting.append(entry)
+        topic = assignment.partition.topic
+        runs = [(e, o.seconds) for e, o in outcomes if isinstance(o, Succeeded | Failed)]
+        for job_type in {job_type_of(entry) for entry, _ in runs}:
+            self._telemetry.ran(topic, job_type, [s for e, s in runs if job_type_of(e) == job_type])
+        return waiting
+
+    def _hand_back(self, work: Slice, waiting: list[Entry]) -> None:
+        """Put what was not run back at the head of its turn, and let the turn go on."""
+        lane = work.entries[0].lane
+        lane.put_back([*waiting, *work.entries[work.reported :]])
+        lane.release(work.entries[0].turn)
+
+    # Admit: take from the lanes, ask the fence, hand slices to the pool.
+
+    def _admit(self) -> None:
+        free = self._pool.free
+        if free <= 0:
+            return
+        now = self._clock.now()
+        for assignment in list(self._assignments.values()):
+            if assignment.draining:
+                continue
+            for lane in reversed(assignment.lanes):  # Older work first: the deepest tier.
+                while free > 0 and (taken := self._take(lane, now)):
+                    free -= self._admit_taken(assignment, taken, now)
+            if free <= 0:
+                self._rotate()
+                return
+
+    def _take(self, lane: Lane, now: float) -> list[Entry]:
+        return lane.take(now=now, count_max=self._limits.slice_records_max)
+
+    def _rotate(self) -> None:
+        """Let another partition be first the next time the pool is short."""
+        first = next(iter(self._assignments))
+        self._assignments[first] = self._assignments.pop(first)
+
+    def _admit_taken(self, assignment: Assignment, taken: list[Entry], now: float) -> int:
+        """Start a slice with what may run and park the rest. Returns how many slices started."""
+        runs = []
+        for entry in taken:
+            verdict = journey.admit(entry, assignment, now)
+            if isinstance(verdict, Hold):
+                self._settlement.park(entry, assignment, verdict)
+            else:
+                runs.append(entry)
+        if not runs:
+            taken[0].lane.release(taken[0].turn)
+            return 0
+        work = Slice(self._takeover.owner(assignment), runs, assignment)
+        self._slices.add(work)
+        assignment.running += 1
+        self._pool.submit(work)
+        return 1
+
+    # Police: runs that outlive their timeout.
+
+    def _police(self) -> None:
+        now = self._clock.monotonic()
+        for work in list(self._slices):
+            running = work.running
+            if running is None or now < running.timeout_at:
+                continue
+            work.tell(JobTimeout)
+            if now < running.timeout_at + self._limits.timeout_grace_seconds:
+                continue
+            abandoned = work.abandon()
+            if abandoned is not None:
+                self._abandon(work, timed_out(abandoned, now), abandoned.entry)
+
+    def _abandon(self, work: Slice, failure: Failure, entry: Entry) -> None:
+        """A run that ignores its timeout keeps its thread and loses its job."""
+        self._pool.replace()
+        self._logger.error("job abandoned: it ignores its timeout", why=failure.message)
+        unwritten = work.entries[work.reported : list(work.entries).index(entry)]
+        self._slices.remove(work)
+        assignment: Assignment = work.assignment
+        assignment.running -= 1
+        if assignment.dropped:
+            return
+        # Runs before it that were not written down come again, ahead of what follows.
+        seconds = self._limits.timeout_grace_seconds
+        waiting = self._judge_all(work, assignment, [(entry, Failed(failure, seconds))])
+        after = list(work.entries).index(entry) + 1
+        lane = entry.lane
+        lane.put_back([*unwritten, *waiting, *work.entries[after:]])
+        lane.release(entry.turn)
+
+    # Regulate: full lanes pause their partitions.
+
+    def _regulate(self) -> None:
+        pause, resume = [], []
+        for partition, (assignment, lane) in self._lanes.items():
+            if partition in assignment.paused:
+                if lane.resumable:
+                    assignment.paused.remove(partition)
+                    resume.append(partition)
+            elif lane.full:
+                assignment.paused.add(partition)
+                pause.append(partition)
+        if pause:
+            self._log.pause(pause)
+        if resume:
+            self._log.resume(resume)
+
+    # Commit: only what the watermarks allow.
+
+    def _commit(self, assignments: Sequence[Assignment]) -> bool:
+        """Commit every watermark that has moved. Returns whether all is committed."""
+        self._commit_at = self._clock.monotonic() + self._limits.commit_interval_seconds
+        moved = {
+            partition: self._takeover.position(each, partition)
+            for each in assignments
+            for partition in each.uncommitted()
+        }
+        if not moved:
+            return True
+        try:
+            self._log.commit(moved)
+        except (CommitRefused, OutageError) as fault:
+            self._telemetry.committed("refused" if isinstance(fault, CommitRefused) else "failed")
+            self._logger.warning("commit not accepted; it will be repeated", why=fault.message)
+            return False
+        self._telemetry.committed("done")
+        for each in assignments:
+            for partition in each.partitions:
+                if partition in moved:
+                    each.committed[partition] = moved[partition].offset or 0
+        return True
+
+    # Rebalance: called from inside `poll`.
+
+    def assigned(self, partitions: Sequence[Partition]) -> None:
+        """Take these main partitions and their satellites over."""
+        self._joined = True
+        self._telemetry.rebalanced("assigned")
+        for partition in partitions:
+            self._untaken[partition] = 0.0
+        self._retake()
+
+    def revoked(self, partitions: Sequence[Partition]) -> None:
+        """Drain within the budget, commit, drop, unassign."""
+        self._telemetry.rebalanced("revoked")
+        mine = [self._assignments[each] for each in partitions if each in self._assignments]
+        started = self._clock.monotonic()
+        self._drain(mine, started + self._limits.drain_seconds)
+        for _ in range(3):  # A refusal in the middle of a rebalance may be answered on repeating.
+            if self._commit(mine):
+                break
+        self._telemetry.drained(self._clock.monotonic() - started)
+        self._drop(partitions)
+
+    def lost(self, partitions: Sequence[Partition]) -> None:
+        """Drop these: they may be another's already, so nothing is committed."""
+        self._telemetry.rebalanced("lost")
+        self._logger.warning("partitions lost", partitions=[str(each) for each in partitions])
+        self._drop(partitions)
+
+    def _drain(self, mine: Sequence[Assignment], until: float) -> None:
+        for assignment in mine:
+            assignment.draining = True
+        for work in self._slices:
+            if work.assignment in mine:
+                work.stop.set()
+        while any(not each.quiet for each in mine if not each.dropped):
+            left = until - self._clock.monotonic()
+            if left <= 0:
+                self._logger.warning(
+                    "jobs outlive the drain budget; their next owner runs them again",
+                    jobs=sum(each.running for each in mine),
+                )
+                return
+            self._pool.wait(min(left, 0.005))
+            self._turn()
+
+    def _drop(self, partitions: Sequence[Partition]) -> None:
+        """Forget all of these partitions at once, whatever is still on its way."""
+        gone: list[Partition] = []
+        for partition in partitions:
+            self._untaken.pop(partition, None)
+            assignment = self._assignments.pop(partition, None)
+            if assignment is None:
+                continue
+            assignment.dropped = True
+            gone += assignment.partitions
+            for each in assignment.partitions:
+                del self._lanes[each]
+            for work in self._slices:
+                if work.assignment is assignment:
+                    work.stop.set()
+                    work.tell(JobCancelled)
+        if gone:
+            self._log.unassign(gone)
+
+    def _give_up(self, assignment: Assignment, why: str) -> None:
+        """Drop a partition that another may own, and take it again if it is still ours."""
+        if assignment.dropped:
+            return
+        self._logger.error("partition given up", partition=str(assignment.partition), why=why)
+        self._drop([assignment.partition])
+        again = self._clock.monotonic() + self._limits.takeover_again_seconds
+        self._untaken[assignment.partition] = again
+
+    def _retake(self) -> None:
+        """Take over what the group gave us and is not taken yet."""
+        now = self._clock.monotonic()
+        due = [each for each, at in self._untaken.items() if at <= now]
+        if not due:
+            return
+        try:
+            taken = self._takeover.take(due)
+        except (CommitRefused, OwnershipLost, OutageError) as fault:
+            self._logger.warning("takeover refused; it will be repeated", why=fault.message)
+            for partition in due:
+                self._untaken[partition] = now + self._limits.takeover_again_seconds
+            return
+        for assignment in taken:
+            del self._untaken[assignment.partition]
+            self._assignments[assignment.partition] = assignment
+            for partition, lane in zip(assignment.partitions, assignment.lanes, strict=True):
+                self._lanes[partition] = (assignment, lane)
+            self._logger.info(
+                "partition taken over", partition=str(assignment.partition), epoch=assignment.epoch
+            )
+        starts = {p: a.committed[p] for a in taken for p in a.partitions}
+        self._log.assign(starts)

@@ -1,0 +1,324 @@
+"""Put a worker together from settings and handlers, and run it until it is told to stop."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import random
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from processor.adapters.health import HealthServer
+from processor.adapters.kafka import KafkaLog
+from processor.adapters.logs import configure_logging, key_hash, worker_logger
+from processor.adapters.metrics import Metrics
+from processor.adapters.objects.stores import Objects
+from processor.adapters.pool import CoroutineThread, ThreadPool
+from processor.adapters.registry import Registry
+from processor.adapters.topic_admin import TopicAdmin
+from processor.app import App
+from processor.contracts.avro import Decoder, Encoder, subject_for
+from processor.contracts.builtin import schema_directories, topic_directories
+from processor.contracts.claims import ClaimStore
+from processor.contracts.schemas import SchemaSet
+from processor.contracts.topics import Topic, TopicSet
+from processor.core.lane import Entry, Ordering
+from processor.core.retry import RetryPolicy
+from processor.engine.job import JobSpec
+from processor.engine.ports import Ledger
+from processor.engine.run import Runner
+from processor.engine.takeover import Rules, Takeover
+from processor.engine.telemetry import Check, Health
+from processor.engine.worker import Limits, Worker
+from processor.errors import OutageError, UsageError
+from processor.model import JobHeaders, JobStatus
+from processor.settings import Settings
+
+JOB_STATUS = "processor.JobStatus"
+LOOP_SECONDS_MAX = 60.0  # A commit may wait for its coordinator; a loop that waits longer hangs.
+
+
+class SystemClock:
+    """The machine's clocks (port: `engine.ports.Clock`)."""
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+        return time.monotonic()
+
+
+def load_app(target: str) -> App:
+    """Import `module:attribute`; UsageError says what is wrong with it."""
+    module_name, _, attribute = target.partition(":")
+    if not module_name or not attribute:
+        raise UsageError(f"`{target}` does not name an app", hint="write it as module:app")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as fault:
+        place = _place_of(fault)
+        raise UsageError(
+            f"`{module_name}` cannot be imported: {type(fault).__name__}: {fault}{place}",
+            hint="run `python -c 'import " + module_name + "'` to see the whole error",
+        ) from fault
+    app = getattr(module, attribute, None)
+    if not isinstance(app, App):
+        what = "nothing" if app is None else f"a {type(app).__name__}"
+        raise UsageError(
+            f"`{target}` is {what}, not a processor.App", hint=f"define `{attribute} = App()`"
+        )
+    if not app.jobs:
+        raise UsageError(f"`{target}` has no handlers", hint="register one with @app.job(...)")
+    return app
+
+
+def open_ledger(settings: Settings) -> Ledger:
+    """Open the ledger that the settings name."""
+    scheme, _, rest = settings.ledger.url.partition("://")
+    if scheme == "sqlite":
+        from processor.sinks.sqlite import SqliteLedger
+
+        return SqliteLedger(Path(rest[1:] if rest.startswith("/") else rest))
+    raise UsageError(
+        f"there is no `{scheme}` ledger yet", hint="use ledger.url = 'sqlite:///path/to/ledger.db'"
+    )
+
+
+def served_topics(app: App, topics: TopicSet, chosen: Sequence[str]) -> list[Topic]:
+    """Choose the topics to work: those named, or all that take a job type of the app.
+
+    UsageError when a chosen topic takes a job type that the app has no handler for.
+    """
+    if chosen:
+        served = [topics.get(name) for name in chosen]
+    else:
+        names = {spec.topic or topics.for_job(job).name for job, spec in app.jobs.items()}
+        served = [topics.get(name) for name in sorted(names)]
+    for topic in served:
+        missing = [job for job in topic.jobs if job not in app.jobs]
+        if missing:
+            raise UsageError(
+                f"topic `{topic.name}` takes `{missing[0]}`, which this app has no handler for: "
+                "its jobs would go to the dead-letter topic",
+                hint="register a handler, or take the job type out of the topic's file",
+            )
+    return served
+
+
+class Served:
+    """A worker with all that it stands on. `run` serves until SIGTERM or SIGINT."""
+
+    def __init__(self, app: App, settings: Settings, *, topics: Sequence[str] = ()) -> None:
+        if not __debug__:
+            raise UsageError(
+                "a worker does not run under `python -O`: its assertions guard the promise"
+            )
+        self._settings = settings
+        self._worker_id = f"{socket.gethostname()}-{os.getpid()}"
+        configure_logging(settings.log, secrets=settings.secrets())
+        self._logger: Any = worker_logger(self._worker_id)
+        schemas = SchemaSet.load(schema_directories(settings))
+        declared = TopicSet.load(topic_directories(settings), schemas)
+        self._topics = served_topics(app, declared, topics)
+        check_topics(settings, self._topics)
+        self._registry = Registry(settings.registry)
+        self._metrics = Metrics()
+        self._ledger = open_ledger(settings)
+        self._worker = self._made(app.jobs, schemas)
+        self._health_server = self._made_health_server()
+
+    def _made(self, jobs: Mapping[str, JobSpec], schemas: SchemaSet) -> Worker:
+        settings = self._settings.worker
+        clock = SystemClock()
+        objects = Objects(self._settings)
+        store = self._settings.claims.store
+        runner = Runner(
+            jobs=jobs,
+            decode=Decoder(self._registry, schemas).decode,
+            ledger=self._ledger,
+            objects=objects,
+            claims=ClaimStore(objects, store) if store is not None else None,
+            clock=clock,
+            timeout_seconds=settings.timeout_seconds,
+            await_result=CoroutineThread().await_result,
+            bind_log=self._bind_log,
+            on_outage=self._on_outage,
+        )
+        rules = {topic.name: rules_of(topic) for topic in self._topics}
+        log = KafkaLog(self._settings.kafka, group=settings.group, name="worker")
+        return Worker(
+            log=log,
+            pool=ThreadPool(runner.run, settings.concurrency),
+            ledger=self._ledger,
+            takeover=Takeover(
+                log=log,
+                ledger=self._ledger,
+                group=settings.group,
+                rules=rules,
+                lane_records_max=settings.lane_records_max,
+                start_from=settings.start_from,
+                when_offset_lost=settings.when_offset_lost,
+            ),
+            rules=rules,
+            encode_status=self._status_encoder(schemas),
+            clock=clock,
+            jitter=random.random,
+            telemetry=self._metrics,
+            logger=self._logger,
+            limits=Limits(
+                slice_records_max=settings.slice_records_max,
+                commit_interval_seconds=settings.commit_interval_seconds,
+                drain_seconds=settings.drain_seconds,
+                timeout_grace_seconds=settings.timeout_grace_seconds,
+            ),
+            worker_id=self._worker_id,
+        )
+
+    def run(self) -> None:
+        """Serve until a signal; a second one, or `shutdown_seconds`, ends the process at once."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        if self._health_server is not None:
+            self._health_server.start()
+            self._logger.info("probes and metrics answer", url=self._health_server.url)
+        self._logger.info(
+            "worker starting",
+            group=self._settings.worker.group,
+            topics=[topic.name for topic in self._topics],
+        )
+        try:
+            self._worker.run()
+        finally:
+            if self._health_server is not None:
+                self._health_server.stop()
+            self._ledger.close()
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        if self._worker.stopping:
+            os._exit(1)
+        self._worker.stop()
+        late = threading.Timer(self._settings.worker.shutdown_seconds, os._exit, (1,))
+        late.daemon = True
+        late.start()
+
+    def _status_encoder(self, schemas: SchemaSet) -> Any:
+        encoders = {}
+        for topic in self._topics:
+            if topic.status.publish:
+                schema = schemas.get(JOB_STATUS)
+                subject = subject_for(topic.status_topic, JOB_STATUS)
+                encoders[topic.status_topic] = Encoder(
+                    schema, self._registry.id_of(subject, schema.text)
+                )
+
+        def encode(topic: str, status: JobStatus) -> bytes:
+            return encoders[topic].encode(status_payload(status))
+
+        return encode
+
+    def _made_health_server(self) -> HealthServer | None:
+        port = self._settings.worker.metrics_port
+        if port is None:
+            return None
+        host = self._settings.worker.metrics_host
+        return HealthServer(self._metrics.registry, self._health, host=host, port=port)
+
+    def _health(self) -> Health:
+        owned = len(self._worker.assignments)
+        idle = time.monotonic() - self._worker.turned_at
+        detail = f"{owned} partitions, turned {idle:.1f} s ago"
+        loop = Check("loop", idle < LOOP_SECONDS_MAX, detail)
+        return Health(checks=(loop,), ready=self._worker.joined)
+
+    def _bind_log(self, entry: Entry, job: JobHeaders, attempt: int) -> Any:
+        record = entry.record
+        return self._logger.bind(
+            job_id=job.job_id,
+            key_hash=key_hash(record.key),
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            attempt=attempt,
+        )
+
+    def _on_outage(self, outage: OutageError) -> None:
+        self._logger.warning("waiting for the sink", why=outage.message)
+
+
+def rules_of(topic: Topic) -> Rules:
+    """Turn a topic's file into how its jobs are run."""
+    return Rules(
+        topic=topic,
+        ordering=Ordering(topic.ordering),
+        policy=RetryPolicy(
+            delays_seconds=topic.delays_seconds,
+            attempts_max=topic.attempts_max,
+            jitter_ratio=topic.retry.jitter,
+        ),
+        publish_status=topic.status.publish,
+    )
+
+
+def check_topics(settings: Settings, topics: Sequence[Topic]) -> None:
+    """Refuse to start where a topic is missing or a retry topic's partitions differ.
+
+    Job p of a main topic is retried on partition p of its tiers: too few, and it could not be.
+    """
+    existing = TopicAdmin(settings.kafka).describe()
+    for topic in topics:
+        needed = [topic.name, *topic.retry_topics, topic.dead_letter_topic]
+        needed += [topic.status_topic] if topic.status.publish else []
+        for name in needed:
+            if name not in existing:
+                raise UsageError(
+                    f"topic `{name}` does not exist", hint="run `processor topics apply`"
+                )
+        count = existing[topic.name].partitions
+        for name in needed[1 : 2 + len(topic.retry_topics)]:
+            if existing[name].partitions < count:
+                raise UsageError(
+                    f"topic `{topic.name}` has {count} partitions, `{name}` has "
+                    f"{existing[name].partitions}",
+                    hint="run `processor topics plan`",
+                )
+
+
+def status_payload(status: JobStatus) -> dict[str, Any]:
+    """Lay a status out as `processor.JobStatus` has it."""
+    from datetime import UTC, datetime
+
+    return {
+        "job_id": status.job_id,
+        "job_type": status.job_type or "unknown",
+        "key": status.key,
+        "state": status.state,
+        "attempts": status.attempts,
+        "result": status.result,
+        "error_class": status.error_class,
+        "error_message": status.error_message,
+        "at": datetime.fromtimestamp(status.at, UTC),
+        "origin_topic": status.origin.topic,
+        "origin_partition": status.origin.partition,
+        "origin_offset": status.origin.offset,
+        "worker": status.worker,
+    }
+
+
+def _place_of(fault: BaseException) -> str:
+    trace = fault.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None or "importlib" in trace.tb_frame.f_code.co_filename:
+        return ""
+    return f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})"

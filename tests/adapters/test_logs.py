@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from processor.adapters.logs import (
+    ERROR_LENGTH_MAX,
+    FRAMES_MAX,
+    configure_logging,
+    key_hash,
+    worker_logger,
+)
+from processor.settings import LogSettings
+
+CANARY = "s3cr3t-canary"
+
+
+@pytest.fixture
+def stream() -> Iterator[io.StringIO]:
+    root = logging.getLogger()
+    before = (root.level, list(root.handlers))
+    yield io.StringIO()
+    root.setLevel(before[0])
+    root.handlers[:] = before[1]
+    logging.captureWarnings(False)
+    structlog.reset_defaults()
+
+
+def configure(stream: io.StringIO, level: str = "info", secrets: tuple[str, ...] = ()) -> None:
+    settings = LogSettings.model_validate({"level": level, "format": "json"})
+    configure_logging(settings, secrets=secrets, stream=stream)
+
+
+def lines(stream: io.StringIO) -> list[dict[str, object]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_line_carries_the_worker_and_what_was_bound(stream: io.StringIO):
+    configure(stream)
+
+    log = worker_logger("w-1", group="g").bind(topic="copy", partition=3)
+    log.info("settled", offset=7)
+
+    (line,) = lines(stream)
+    assert str(line.pop("timestamp")).endswith("Z")
+    assert line == {
+        "event": "settled",
+        "level": "info",
+        "worker_id": "w-1",
+        "group": "g",
+        "topic": "copy",
+        "partition": 3,
+        "offset": 7,
+    }
+
+
+def test_lines_below_the_level_are_not_written(stream: io.StringIO):
+    configure(stream, level="warning")
+
+    worker_logger("w").info("quiet")
+    logging.getLogger("someone").info("quiet")
+    worker_logger("w").warning("loud")
+
+    assert [line["event"] for line in lines(stream)] == ["loud"]
+
+
+def test_libraries_write_the_same_lines(stream: io.StringIO):
+    configure(stream)
+
+    logging.getLogger("librdkafka").warning("broker %s is away", "b1")
+
+    (line,) = lines(stream)
+    assert (line["event"], line["logger"], line["level"]) == (
+        "broker b1 is away",
+        "librdkafka",
+        "warning",
+    )
+
+
+def test_talkative_libraries_are_heard_only_when_debugging(stream: io.StringIO):
+    configure(stream)
+    logging.getLogger("httpx").info("GET /")
+    configure(stream, level="debug")
+    logging.getLogger("httpx").info("GET /again")
+
+    assert [line["event"] for line in lines(stream)] == ["GET /again"]
+
+
+def test_second_set_up_replaces_the_first(stream: io.StringIO):
+    configure(stream)
+    configure(stream)
+
+    logging.getLogger("someone").warning("once")
+
+    assert len(lines(stream)) == 1
+
+
+def test_payload_is_never_written(stream: io.StringIO):
+    configure(stream, level="debug")
+
+    worker_logger("w").debug("run", payload=CANARY, value=CANARY, seen={"body": CANARY, "n": 1})
+    worker_logger("w").debug("bytes", key=CANARY.encode())
+
+    assert CANARY not in stream.getvalue()
+    assert [line.get("seen") for line in lines(stream)] == [{"n": 1}, None]
+    assert lines(stream)[1]["key"] == "<13 bytes>"
+
+
+def test_secrets_are_masked_wherever_they_turn_up(stream: io.StringIO):
+    configure(stream, secrets=(CANARY,))
+
+    class Odd:
+        def __repr__(self) -> str:
+            return f"<Odd {CANARY}>"
+
+    log = worker_logger("w", url=f"https://me:{CANARY}@host")
+    log.info(f"with {CANARY}", listed=[CANARY], nested={"a": {"b": CANARY}}, odd=Odd())
+    log.info("by name", sasl_password="never-told")
+    logging.getLogger("someone").error("it is %s", CANARY)
+    try:
+        raise ValueError(CANARY)
+    except ValueError:
+        log.exception("failed")
+        logging.getLogger("someone").exception("failed too")
+
+    text = stream.getvalue()
+    assert CANARY not in text
+    assert "never-told" not in text
+    assert lines(stream)[0]["event"] == "with ***"
+    assert len(lines(stream)) == 5
+
+
+def test_short_words_are_not_taken_for_secrets(stream: io.StringIO):
+    configure(stream, secrets=("a", ""))
+
+    worker_logger("w").info("all as it was")
+
+    assert lines(stream)[0]["event"] == "all as it was"
+
+
+def fail(depth: int, local: str) -> None:
+    if depth:
+        fail(depth - 1, local)
+    raise ValueError("x" * 5000)
+
+
+@pytest.mark.parametrize("of", ["ours", "a library"])
+def test_error_is_one_compact_line_without_local_variables(stream: io.StringIO, of: str):
+    configure(stream)
+    log = worker_logger("w") if of == "ours" else logging.getLogger("someone")
+
+    try:
+        try:
+            fail(20, CANARY)
+        except ValueError as fault:
+            raise RuntimeError("outer") from fault
+    except RuntimeError:
+        log.exception("failed")
+
+    (line,) = lines(stream)
+    assert line["error"] == "RuntimeError: outer"
+    assert str(line["cause"]).startswith("ValueError: xxx")
+    assert len(str(line["cause"])) == ERROR_LENGTH_MAX + 1
+    assert isinstance(line["at"], list)
+    assert 1 <= len(line["at"]) <= FRAMES_MAX
+    assert "test_error_is_one_compact_line" in line["at"][0]
+    assert "Traceback" not in stream.getvalue()
+    assert CANARY not in stream.getvalue()
+
+
+def test_deep_error_shows_its_innermost_frames_first(stream: io.StringIO):
+    configure(stream)
+
+    try:
+        fail(20, CANARY)
+    except ValueError:
+        worker_logger("w").exception("failed")
+
+    at = lines(stream)[0]["at"]
+    assert isinstance(at, list)
+    assert len(at) == FRAMES_MAX
+    assert {frame.rpartition(" ")[2] for frame in at} == {"fail"}
+
+
+def test_warnings_are_log_lines(stream: io.StringIO):
+    configure(stream)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(False)
+        logging.captureWarnings(True)
+        warnings.warn("old name", stacklevel=1)
+
+    assert "old name" in str(lines(stream)[0]["event"])
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_terminal_gets_lines_for_people_and_a_pipe_gets_json(stream: io.StringIO):
+    terminal = Terminal()
+
+    configure_logging(LogSettings(), stream=terminal)
+    worker_logger("w").info("hello")
+    configure_logging(LogSettings(), stream=stream)
+    worker_logger("w").info("hello")
+
+    assert "hello" in terminal.getvalue()
+    assert not terminal.getvalue().startswith("{")
+    assert lines(stream)[0]["event"] == "hello"
+
+
+def test_log_goes_to_stderr_and_leaves_stdout_alone():
+    code = (
+        "from processor.adapters.logs import *; from processor.settings import LogSettings;"
+        "configure_logging(LogSettings()); worker_logger('w').info('hello')"
+    )
+
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert ended.stdout == ""
+    assert json.loads(ended.stderr)["event"] == "hello"
+
+
+def test_hash_of_a_key_is_stable_and_does_not_tell_it():
+    assert key_hash(b"customer-7") == "eb9d5a2840afd0ca"
+    assert key_hash(b"customer-7") != key_hash(b"customer-8")
+    assert key_hash(None) == "-" != key_hash(b"")

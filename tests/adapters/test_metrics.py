@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+from prometheus_client import generate_latest
+
+from processor.adapters.metrics import CATALOGUE, DISTINCT_MAX, Metrics
+from processor.engine.telemetry import Telemetry
+
+EXERCISES = {
+    "consumed": ("copy", 5),
+    "settled": ("copy", "object.copy", "done", 3),
+    "attempts_failed": ("copy", "StoreUnavailable", 2),
+    "ran": ("copy", "object.copy", [0.01, 2.0]),
+    "waited": ("copy", [0.3]),
+    "in_flight": ("copy", 4),
+    "lane_records": ("copy", 9),
+    "partitions_owned": ("copy", 6),
+    "partitions_paused": ("copy", 1),
+    "partition_stalled": ("copy", 12.5),
+    "committed": ("refused", 1),
+    "commit_age": (1.5,),
+    "rebalanced": ("lost",),
+    "drained": (0.7,),
+    "outage": ("registry",),
+    "produce_failed": ("copy.retry.1", 2),
+    "late_results": ("copy", 1),
+}
+
+
+def exercised(telemetry: Telemetry) -> None:
+    for name, arguments in EXERCISES.items():
+        getattr(telemetry, name)(*arguments)
+
+
+def calls() -> list[str]:
+    return [n for n, _ in inspect.getmembers(Telemetry, inspect.isfunction) if n[0] != "_"]
+
+
+def test_every_call_of_the_engine_is_exercised_and_answered():
+    assert set(calls()) == set(EXERCISES)
+    assert [name for name in calls() if name not in vars(Metrics)] == []
+
+
+def test_every_call_changes_a_metric():
+    unheard = []
+    for name, arguments in EXERCISES.items():
+        metrics = Metrics()
+        before = our_lines(metrics)
+        getattr(metrics, name)(*arguments)
+        if our_lines(metrics) == before:
+            unheard.append(name)
+
+    assert unheard == []
+
+
+def our_lines(metrics: Metrics) -> list[str]:
+    text = generate_latest(metrics.registry).decode()
+    return [line for line in text.splitlines() if line.startswith("processor_")]
+
+
+def test_telemetry_by_itself_is_silent():
+    assert exercised(Telemetry()) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ('processor_jobs_settled_total{job_type="object.copy",outcome="done",topic="copy"}', "3.0"),
+        ('processor_job_seconds_count{job_type="object.copy",topic="copy"}', "2.0"),
+        ('processor_job_seconds_bucket{job_type="object.copy",le="0.025",topic="copy"}', "1.0"),
+        ('processor_commits_total{result="refused"}', "1.0"),
+        ('processor_partition_stalled_seconds{topic="copy"}', "12.5"),
+        ("processor_drain_seconds_sum", "0.7"),
+    ],
+)
+def test_scrape_shows_what_was_told(line: str, value: str):
+    metrics = Metrics()
+
+    exercised(metrics)
+
+    assert f"{line} {value}" in our_lines(metrics)
+
+
+def test_gauge_shows_the_last_value_and_a_counter_the_sum():
+    metrics = Metrics()
+
+    for count in (5, 2):
+        metrics.in_flight("copy", count)
+        metrics.consumed("copy", count)
+
+    assert 'processor_in_flight{topic="copy"} 2.0' in our_lines(metrics)
+    assert 'processor_records_consumed_total{topic="copy"} 7.0' in our_lines(metrics)
+
+
+def test_labels_that_come_from_records_are_bounded():
+    metrics = Metrics()
+
+    for number in range(DISTINCT_MAX + 50):
+        metrics.settled("copy", f"type-{number}", "dead")
+    metrics.settled("copy", "type-0", "dead")
+
+    settled = [line for line in our_lines(metrics) if "jobs_settled_total{" in line]
+    assert len(settled) == DISTINCT_MAX + 1
+    assert any('job_type="other"' in line and line.endswith(" 50.0") for line in settled)
+    assert any('job_type="type-0"' in line and line.endswith(" 2.0") for line in settled)
+
+
+def test_two_workers_in_one_process_count_apart():
+    one, other = Metrics(), Metrics()
+
+    one.consumed("copy", 1)
+
+    assert our_lines(one) != our_lines(other)
+
+
+def test_process_s_own_memory_is_shown():
+    assert b"process_resident_memory_bytes" in generate_latest(Metrics().registry)
+
+
+def test_catalogue_is_what_a_scrape_shows():
+    exposed = {m.name for m in Metrics().registry.collect() if m.name.startswith("processor_")}
+
+    assert {metric.name.removesuffix("_total") for metric in CATALOGUE} == exposed
+
+
+@pytest.mark.parametrize("metric", CATALOGUE, ids=lambda metric: metric.name)
+def test_name_follows_the_conventions(metric):
+    assert re.fullmatch(r"processor_[a-z_]+", metric.name)
+    assert metric.name.endswith("_total") == (metric.kind == "counter")
+    assert (metric.kind == "histogram") == bool(metric.buckets)
+    assert metric.kind != "histogram" or metric.name.endswith("_seconds")
+    assert metric.sentence.endswith(".")
+    assert not {"key", "job_id", "partition", "offset"} & set(metric.labels)
+
+
+def test_every_metric_is_documented():
+    document = Path(__file__).parents[2] / "docs" / "configuration.md"
+    text = document.read_text(encoding="utf-8")
+
+    told = [metric.name for metric in CATALOGUE if f"`{metric.name}`" in text]
+    assert told == [metric.name for metric in CATALOGUE]
+    assert [m.name for m in CATALOGUE if m.sentence not in text] == []

