@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Any, Self
 
@@ -33,10 +33,13 @@ class StatusReader:
             self._starts = {each: end for each, (_, end) in reader.bounds(partitions).items()}
         return self
 
-    def wait_for(self, job_ids: Iterable[str], *, until: float) -> Iterator[dict[str, Any]]:
+    def wait_for(
+        self, job_ids: Iterable[str], *, until: float, meanwhile: Callable[[], None] | None = None
+    ) -> Iterator[dict[str, Any]]:
         """Give each job's outcome as it is published.
 
-        `until` is monotonic seconds; ProcessorError names what has no outcome by then.
+        `until` is monotonic seconds; ProcessorError names what has no outcome by then. `meanwhile`
+        is called while nothing comes; what it raises ends the wait.
         """
         missing = set(job_ids)
         if not missing:
@@ -49,6 +52,8 @@ class StatusReader:
                     yield status
                 if not missing:
                     return
+                if record is None and meanwhile is not None:
+                    meanwhile()
                 if time.monotonic() >= until:
                     first = next(iter(missing))
                     raise ProcessorError(

@@ -176,15 +176,7 @@ class KafkaLog:
     def _record(self, message: Message) -> Record | None:
         error = message.error()
         if error is None:
-            return Record(
-                message.topic() or "",
-                message.partition() or 0,
-                message.offset() or 0,
-                message.key(),
-                message.value(),
-                message.headers() or [],
-                message.timestamp()[1],
-            )
+            return record_of(message)
         if error.code() == KafkaError._AUTO_OFFSET_RESET:
             raise ProcessorError(
                 f"{message.topic()}[{message.partition()}]: the offset to read is no longer on the "
@@ -344,6 +336,19 @@ def kafka_error(fault: KafkaException) -> KafkaError:
     error = fault.args[0]
     assert isinstance(error, KafkaError)
     return error
+
+
+def record_of(message: Message) -> Record:
+    """Take a message's bytes out of the client."""
+    return Record(
+        message.topic() or "",
+        message.partition() or 0,
+        message.offset() or 0,
+        message.key(),
+        message.value(),
+        message.headers() or [],
+        message.timestamp()[1],
+    )
 
 
 def _partitions(given: Sequence[TopicPartition]) -> list[Partition]:

@@ -14,6 +14,7 @@ from processor.adapters.kafka import (
     consumer_settings,
     fault_of,
     kafka_error,
+    record_of,
     servers_of,
 )
 from processor.errors import BrokerUnavailable, ProcessorError, UsageError
@@ -88,28 +89,10 @@ class TopicReader:
 
     def read(self, starts: Mapping[Partition, int]) -> Iterator[Record | None]:
         """Read on and on from these offsets; None now and then while nothing comes."""
-        given = [TopicPartition(topic, number, at) for (topic, number), at in starts.items()]
-        self._consumer.assign(given)
-        while True:
-            messages = self._consumer.consume(500, 0.2)
-            if not messages:
+        for batch in self._batches(starts):
+            if not batch:
                 yield None
-            for message in messages:
-                error = message.error()
-                if error is None:
-                    yield Record(
-                        message.topic() or "",
-                        message.partition() or 0,
-                        message.offset() or 0,
-                        message.key(),
-                        message.value(),
-                        message.headers() or [],
-                        message.timestamp()[1],
-                    )
-                elif error.code() != KafkaError._PARTITION_EOF:
-                    fault = fault_of(error, self._settings, f"reading {message.topic()}")
-                    if isinstance(fault, UsageError):
-                        raise fault
+            yield from batch
 
     def read_all(self, partitions: Sequence[Partition]) -> Iterator[Record]:
         """Read everything that is there now, partition by partition mixed."""
@@ -117,17 +100,29 @@ class TopicReader:
         left = {each: end for each, (first, end) in bounds.items() if first < end}
         if not left:
             return
-        for record in self.read({each: bounds[each][0] for each in left}):
-            if record is not None:
-                where = Partition(record.topic, record.partition)
-                if where in left and record.offset < left[where]:
+        for batch in self._batches({each: bounds[each][0] for each in left}):
+            for record in batch:
+                if record.offset < left.get(Partition(record.topic, record.partition), 0):
                     yield record
             # Offsets may end in a gap (markers, compaction): the position tells what was passed.
-            for each in list(left):
-                if self._position(each) >= left[each]:
-                    del left[each]
+            left = {each: end for each, end in left.items() if self._position(each) < end}
             if not left:
                 return
+
+    def _batches(self, starts: Mapping[Partition, int]) -> Iterator[list[Record]]:
+        given = [TopicPartition(topic, number, at) for (topic, number), at in starts.items()]
+        self._consumer.assign(given)
+        while True:
+            batch = []
+            for message in self._consumer.consume(500, 0.2):
+                error = message.error()
+                if error is None:
+                    batch.append(record_of(message))
+                elif error.code() != KafkaError._PARTITION_EOF:
+                    fault = fault_of(error, self._settings, f"reading {message.topic()}")
+                    if isinstance(fault, UsageError):
+                        raise fault
+            yield batch
 
     def _position(self, partition: Partition) -> int:
         return int(self._consumer.position([TopicPartition(*partition)])[0].offset)

@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient
 
 _T = TypeVar("_T")
+_SHOWN_POLL_SECONDS = 0.05
 
 
 class TopicAdmin:
     """One cluster's topics. `kafka` is the `[kafka]` table of the settings.
 
-    Every call may raise BrokerUnavailable, or UsageError when the credentials or rights lack.
+    Every call may raise BrokerUnavailable, or UsageError when the credentials or rights lack. A
+    change returns when the brokers show it, not only when the controller has accepted it.
     """
 
     def __init__(self, kafka: Mapping[str, Any], *, timeout_seconds: float = 10.0) -> None:
@@ -30,6 +32,7 @@ class TopicAdmin:
 
         self._servers = str(kafka.get("bootstrap.servers", ""))
         self._timeout_seconds = timeout_seconds
+        self._change_seconds = timeout_seconds * 3  # A busy controller takes its time.
         self._last_error = ""
         config = {**kafka, "error_cb": self._remember, "log_level": 0}
         try:
@@ -71,17 +74,23 @@ class TopicAdmin:
             replication_factor=spec.replication,
             config=dict(spec.config),
         )
-        futures = self._client.create_topics([new], operation_timeout=self._timeout_seconds)
+        futures = self._client.create_topics(
+            [new], operation_timeout=self._change_seconds, request_timeout=self._change_seconds
+        )
         self._wait(f"create topic `{spec.name}`", futures[spec.name])
+        self._await_partitions(spec.name, spec.partitions)
 
     def add_partitions(self, topic: str, partitions: int) -> None:
         """Bring a topic up to so many partitions in all."""
         from confluent_kafka.admin import NewPartitions
 
         futures = self._client.create_partitions(
-            [NewPartitions(topic, partitions)], operation_timeout=self._timeout_seconds
+            [NewPartitions(topic, partitions)],
+            operation_timeout=self._change_seconds,
+            request_timeout=self._change_seconds,
         )
         self._wait(f"add partitions to `{topic}`", futures[topic])
+        self._await_partitions(topic, partitions)
 
     def set_config(self, topic: str, config: Mapping[str, str]) -> None:
         """Set these settings of a topic, and leave its others as they are."""
@@ -97,8 +106,32 @@ class TopicAdmin:
             for name, value in config.items()
         ]
         resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
-        futures = self._client.incremental_alter_configs([resource])
+        futures = self._client.incremental_alter_configs(
+            [resource], request_timeout=self._change_seconds
+        )
         self._wait(f"set {', '.join(config)} of `{topic}`", futures[resource])
+        self._await(
+            lambda: config.items() <= self._configs([topic]).get(topic, {}).items(),
+            f"the new settings of `{topic}`",
+        )
+
+    def _await_partitions(self, topic: str, partitions: int) -> None:
+        def shown() -> bool:
+            found = self._metadata().topics.get(topic)
+            return found is not None and len(found.partitions) == partitions
+
+        self._await(shown, f"the {partitions} partitions of `{topic}`")
+
+    def _await(self, shown: Callable[[], bool], what: str) -> None:
+        """Ask until an accepted change is shown: a worker started now would else not find it."""
+        deadline = time.monotonic() + self._change_seconds
+        while not self._call(f"see {what}", shown):
+            if time.monotonic() > deadline:
+                raise BrokerUnavailable(
+                    f"Kafka at {self._servers} accepted the change, but does not show {what} after"
+                    f" {self._change_seconds:.0f} s"
+                )
+            time.sleep(_SHOWN_POLL_SECONDS)
 
     def _metadata(self) -> Any:
         return self._client.list_topics(timeout=self._timeout_seconds)
@@ -129,7 +162,7 @@ class TopicAdmin:
 
     def _wait(self, what: str, future: Future[_T], *, ignored: int | None = None) -> _T | None:
         # librdkafka ends every request at its own timeout; this one is for a librdkafka that hangs.
-        wait_seconds = self._timeout_seconds * 6 + 60
+        wait_seconds = self._timeout_seconds * 4 + 60
         answer: _T | None = self._call(what, lambda: future.result(wait_seconds), ignored=ignored)
         return answer
 

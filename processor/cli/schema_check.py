@@ -35,20 +35,12 @@ def registry_problems(registry: Registry, subjects: Sequence[tuple[str, Schema]]
             yield {**row, "problem": reason, "against": subject}
 
 
-def git_problems(schemas: SchemaSet, base: str) -> Iterator[Row]:
-    """Compare each schema both ways with its file in a git revision, where there is one."""
-    directories = sorted({schema.path.parent for schema in schemas})
-    tracked = [directory for directory in directories if _in_git(directory)]
-    if not tracked:
-        raise UsageError(
-            f"no schema is kept in git: {', '.join(map(str, directories))}",
-            hint="use --against registry or none",
-        )
-    for directory in tracked:  # Schemas installed with the package are not in git.
-        for older in git_schemas(directory, base):
-            if older.full_name in schemas and schemas.get(older.full_name).path.parent == directory:
-                for row in _both_ways(schemas.get(older.full_name), older):
-                    yield {**row, "against": f"git {base}"}
+def git_problems(schemas: SchemaSet, directory: Path, base: str) -> Iterator[Row]:
+    """Compare each schema of a directory both ways with its file in a git revision."""
+    for older in git_schemas(directory, base):
+        if older.full_name in schemas and schemas.get(older.full_name).path.parent == directory:
+            for row in _both_ways(schemas.get(older.full_name), older):
+                yield {**row, "against": f"git {base}"}
 
 
 def git_schemas(directory: Path, base: str) -> SchemaSet:
@@ -79,13 +71,6 @@ def _both_ways(new: Schema, old: Schema) -> Iterator[Row]:
     for direction, reader, writer in directions:
         for problem in incompatibilities(reader=reader.parsed, writer=writer.parsed):
             yield {"schema": new.full_name, "direction": direction, "problem": problem}
-
-
-def _in_git(directory: Path) -> bool:
-    try:
-        return bool(_git(directory, "ls-files", "--", "*.avsc"))
-    except UsageError:
-        return False
 
 
 def _git(directory: Path, *arguments: str) -> str:

@@ -153,8 +153,12 @@ def _load() -> tuple[Registry, list[tuple[str, Schema]], SchemaSet]:
 def _problems(against: str | None, base: str) -> tuple[list[dict[str, Any]], str]:
     """Find the problems, and say what was compared with."""
     from processor.cli.schema_check import git_problems, registry_problems
+    from processor.contracts.builtin import schema_directories
+    from processor.settings import load_settings
 
     registry, subjects, contracts = _load()
+    # The project's own; built-in schemas are compared where they are developed.
+    directory = schema_directories(load_settings())[0]
     count = f"{len(contracts)} schemas"
     if against == "none":
         return [], f"{count}, not compared"
@@ -166,7 +170,7 @@ def _problems(against: str | None, base: str) -> tuple[list[dict[str, Any]], str
                 raise
             say(f"warning: {away.message}; comparing with git {base}")
     try:
-        return list(git_problems(contracts, base)), f"{count}, against git {base}"
+        return list(git_problems(contracts, directory, base)), f"{count}, against git {base}"
     except UsageError as fault:
         if against == "git":
             raise

@@ -86,7 +86,8 @@ class Encoder:
             raise _payload_error(self._schema, mismatch) from None
         body = BytesIO()
         body.write(self._prefix)
-        schemaless_writer(body, self._schema.parsed, payload)
+        # Else fastavro takes a tuple for (branch name, value), and a pair of texts for a branch.
+        schemaless_writer(body, self._schema.parsed, payload, disable_tuple_notation=True)
         return body.getvalue()
 
 

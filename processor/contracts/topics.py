@@ -108,7 +108,7 @@ def _field_fault(file: YamlFile, error: Mapping[str, Any]) -> Fault:
     """Say one of pydantic's errors in the words of the file."""
     keys = error["loc"]
     path = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".")
-    value = error["input"]
+    value = _written(file.document, keys)
     shown = f" (it is `{value}`)" if isinstance(value, str | int | float) else ""
     match error["type"]:
         case "extra_forbidden":
@@ -126,6 +126,18 @@ def _field_fault(file: YamlFile, error: Mapping[str, Any]) -> Fault:
         case _:
             what = f"`{path}`{shown}: {error['msg'][0].lower()}{error['msg'][1:]}"
     return Fault(file.place(keys), what)
+
+
+def _written(document: Any, keys: Sequence[str | int]) -> Any:
+    """Give the value as the file has it: pydantic shows it after conversion to seconds or bytes."""
+    for key in keys:
+        if isinstance(document, list) and isinstance(key, int):
+            document = document[key]
+        elif isinstance(document, dict):
+            document = document.get(key)
+        else:
+            return None
+    return document
 
 
 def _keys_at(keys: Sequence[str | int]) -> list[str]:

@@ -183,20 +183,15 @@ class Kafka:
     def __init__(
         self, site: Site, *, brokers: int | None = None, settings: Mapping[str, str] | None = None
     ) -> None:
-        before = site.recall("brokers")
         if brokers not in (None, 1, 3):
             raise UsageError(f"a stack has 1 broker or 3, not {brokers}")
-        if brokers is not None and before is not None and brokers != before:
-            raise UsageError(
-                f"the stack in {site.directory} was made with {before} broker(s), not {brokers}",
-                hint="`processor dev reset` deletes it, or choose another --dir",
-            )
         self.settings = dict(settings or {})
         self._site = site
+        count = brokers or site.recall("brokers") or 1
         self.brokers = tuple(
-            Broker(number, site=site, cluster=self)
-            for number in range(1, (brokers or before or 1) + 1)
+            Broker(number, site=site, cluster=self) for number in range(1, count + 1)
         )
+        self._check_count()
 
     @property
     def bootstrap_servers(self) -> str:
@@ -245,6 +240,7 @@ class Kafka:
 
     def start(self) -> None:
         """Start the brokers that do not run, and wait until each serves clients."""
+        self._check_count()
         self.claim_ports()
         self._site.remember("brokers", len(self.brokers))
         self._site.artifacts.fetch("kafka")
@@ -264,3 +260,12 @@ class Kafka:
             if not broker.running:
                 self._site.claim_port(broker.name, usual=USUAL_PORT + broker.number - 1)
                 self._site.claim_port(f"{broker.name}-controller")
+
+    def _check_count(self) -> None:
+        before, count = self._site.recall("brokers"), len(self.brokers)
+        if before not in (None, count):
+            folder = self._site.directory
+            raise UsageError(
+                f"the stack in {folder} was made with {before} broker(s), not {count}",
+                hint="`processor dev reset` deletes it, or choose another --dir",
+            )

@@ -35,8 +35,13 @@ class Site:
         self._path = self.directory / "stack.json"
         self._lock = RLock()  # Parts start in threads of their own.
         self._state: dict[str, Any] = {}
-        if self._path.exists():
-            self._state = json.loads(self._path.read_text())
+        self.reload()
+
+    def reload(self) -> None:
+        """Read again what is remembered: another command may have started the stack since."""
+        with self._lock:
+            if self._path.exists():
+                self._state = json.loads(self._path.read_text())
 
     def daemon(
         self,

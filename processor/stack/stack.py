@@ -140,6 +140,7 @@ class Stack:
         self.directory.mkdir(parents=True, exist_ok=True)
         (self.directory / ".gitignore").write_text("*\n")  # It holds data and secrets.
         with locked(self.directory / "lock"):
+            self._site.reload()
             parts = self.choose(names) if names else self.parts
             down = [part for part in parts if not part.running]
             # Parts that run may be starting or sick: those are waited for too.
@@ -173,6 +174,7 @@ class Stack:
         if not self.directory.exists():
             return ()
         with locked(self.directory / "lock"):
+            self._site.reload()
             up = tuple(part.name for part in self.parts if part.pids)
             with ThreadPoolExecutor(len(self.parts) or 1) as pool:
                 list(pool.map(lambda part: part.stop(kill=kill), self.parts))
@@ -204,6 +206,7 @@ class Stack:
 
     def status(self) -> tuple[ProcessStatus, ...]:
         """The state of every process of every part, whether it was asked for or not."""
+        self._site.reload()
         return tuple(
             status_of(part, daemon, port=self._site.port(daemon.name))
             for part in self.choose(PARTS)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from project import Process, Project
+from tests.acceptance.project import Process, Project
 
 
 @pytest.fixture

@@ -149,6 +149,12 @@ def test_payload_comes_back_as_it_was_sent_with_defaults_filled_in(payload: dict
     assert decoded.payload == filled(payload)
 
 
+def test_tuple_is_an_array_in_a_union_too():
+    value = Encoder(RICH, 7).encode({"text": "a", "either": ("b", "c")})
+
+    assert Decoder(FakeSource(id7=RICH.text)).decode(value).payload["either"] == ["b", "c"]
+
+
 def test_record_without_fields_has_an_empty_body():
     empty = job()
 

@@ -68,8 +68,9 @@ def test_one_file_stands_for_main_retry_dead_letter_and_status_topics():
     assert [spec.config["cleanup.policy"] for spec in specs] == ["delete"] * 4 + ["compact,delete"]
 
 
-@pytest.mark.parametrize(("brokers", "replication", "in_sync"), [(1, 1, None), (2, 2, None),
-                                                                 (3, 3, "2"), (9, 3, "2")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("brokers", "replication", "in_sync"), [(1, 1, None), (2, 2, None), (3, 3, "2"), (9, 3, "2")]
+)
 def test_replication_fits_the_cluster(brokers: int, replication: int, in_sync: str | None):
     main = topic().all_topics(brokers)[0]
 
@@ -169,15 +170,12 @@ def test_all_faults_of_all_files_are_told_at_once(tmp_path: Path):
         b="name: a.dlt\njobs: [object.checksum]\npartitions: 3",
         c="name: c\njobs: [object.checksum]\npartitions: 3",
         d="name: a\njobs: [object.copy]\npartitions: 3",
-        e="name: e\njobs: [object.copy]\npartitions: many\nfence: all",
+        e="name: e\njobs: [object.copy]\npartitions: 0\nfence: all",
         f="name: a_retry.1\njobs: [processor.JobStatus]\npartitions: 3",
     )
 
     assert faults(tmp_path, schemas=SchemaSet.load([ROOT / "schemas"])) == [
-        (
-            "e.yaml:3: `partitions` (it is `many`): input should be a valid integer, unable to parse"
-            " string as an integer"
-        ),
+        "e.yaml:3: `partitions` (it is `0`): input should be greater than or equal to 1",
         "e.yaml:4: `fence` (it is `all`): input should be 'key' or 'partition'",
         "b.yaml:1: `a.dlt` is already a topic of `a`; choose another name",
         "c.yaml:2: job `object.checksum` is already accepted by topic `a.dlt`; keep one",

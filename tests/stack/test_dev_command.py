@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import tomllib
@@ -37,41 +38,63 @@ def states(folder: Path) -> dict[str, Any]:
 @pytest.mark.s3
 @pytest.mark.postgres
 @pytest.mark.acceptance
-def test_up_twice_status_down_reset(tmp_path: Path) -> None:
+def test_up_twice_status_down_reset(open_folder: Path) -> None:
     try:
-        up = run("up", "s3", "postgres", "--free-ports", folder=tmp_path)
+        up = run("up", "s3", "postgres", "--free-ports", folder=open_folder)
         assert up.returncode == 0, up.stderr
         assert [json.loads(line)["state"] for line in up.stdout.splitlines()] == ["running"] * 2
-        settings = tomllib.loads((tmp_path / ".processor/dev/settings.toml").read_text())
+        settings = tomllib.loads((open_folder / ".processor/dev/settings.toml").read_text())
         assert settings["claims"] == {"store": "s3://processor-claims/claims"}
         assert "kafka" not in settings
-        before = states(tmp_path)
+        before = states(open_folder)
         assert settings["s3"]["endpoint_url"] == before["s3"]["address"]
         assert before["postgres"]["url"].startswith("postgresql://postgres:")
         assert before["kafka-1"]["state"] == "stopped"
 
-        second = run("up", "s3", folder=tmp_path)
+        second = run("up", "s3", folder=open_folder)
         assert second.returncode == 0
         assert "s3 runs at" in second.stderr
-        assert states(tmp_path)["s3"]["pid"] == before["s3"]["pid"]
+        assert states(open_folder)["s3"]["pid"] == before["s3"]["pid"]
 
         psutil.Process(before["s3"]["pid"]).kill()
         psutil.Process(before["s3"]["pid"]).wait(10)
-        assert states(tmp_path)["s3"]["state"] == "ended"
+        assert states(open_folder)["s3"]["state"] == "ended"
 
-        down = run("down", folder=tmp_path)
+        down = run("down", folder=open_folder)
         assert down.returncode == 0
         assert "stopped: postgres" in down.stderr
-        assert not (tmp_path / ".processor/dev/settings.toml").exists()
-        assert {row["state"] for row in states(tmp_path).values()} == {"stopped"}
+        assert not (open_folder / ".processor/dev/settings.toml").exists()
+        assert {row["state"] for row in states(open_folder).values()} == {"stopped"}
 
-        asked = run("reset", folder=tmp_path)
+        asked = run("reset", folder=open_folder)
         assert asked.returncode == 2
-        assert (tmp_path / ".processor/dev/postgres").exists()
+        assert (open_folder / ".processor/dev/postgres").exists()
     finally:
-        reset = run("reset", "--yes", folder=tmp_path)
+        reset = run("reset", "--yes", folder=open_folder)
     assert reset.returncode == 0
-    assert not (tmp_path / ".processor/dev").exists()
+    assert not (open_folder / ".processor/dev").exists()
+
+
+@pytest.mark.broker
+@pytest.mark.postgres
+@pytest.mark.acceptance
+def test_ctrl_c_leaves_nothing_running(open_folder: Path) -> None:
+    with subprocess.Popen(
+        [*PROCESSOR, "dev", "up", "postgres", "kafka", "--free-ports"],
+        cwd=open_folder,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as up:
+        assert up.stderr is not None
+        assert any("postgres answers" in line for line in up.stderr)
+        up.send_signal(signal.SIGINT)
+        told = up.stderr.read()
+
+    assert up.returncode == 130
+    assert "Traceback" not in told
+    assert {row["state"] for row in states(open_folder).values()} == {"stopped"}
+    assert not (open_folder / ".processor/dev/settings.toml").exists()
 
 
 def test_dry_run_starts_nothing(tmp_path: Path) -> None:

@@ -78,9 +78,9 @@ def consume(servers: str, topic: str, count: int) -> list[bytes]:
 @pytest.mark.s3
 @pytest.mark.postgres
 @pytest.mark.slow
-def test_data_and_ports_survive_down_and_up(tmp_path: Path) -> None:
-    first = Stack(tmp_path / "stack")
-    again = Stack(tmp_path / "stack")
+def test_data_and_ports_survive_down_and_up(open_folder: Path) -> None:
+    first = Stack(open_folder)
+    again = Stack(open_folder)
     try:
         assert first.start() == ("kafka", "registry", "s3", "postgres")
         make_topic(first.kafka.bootstrap_servers, "kept")
@@ -138,8 +138,8 @@ def test_three_brokers_survive_a_killed_one(tmp_path: Path) -> None:
 
 @pytest.mark.postgres
 @pytest.mark.broker
-def test_failed_start_stops_what_it_started(tmp_path: Path) -> None:
-    stack = Stack(tmp_path / "stack", ["kafka", "postgres"], kafka_settings={"num.io.threads": "0"})
+def test_failed_start_stops_what_it_started(open_folder: Path) -> None:
+    stack = Stack(open_folder, ["kafka", "postgres"], kafka_settings={"num.io.threads": "0"})
 
     with pytest.raises(ProcessorError, match=r"num\.io\.threads"):
         stack.start()

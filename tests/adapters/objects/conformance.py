@@ -28,6 +28,7 @@ def exercise_store(store: ObjectStore, base_uri: str) -> None:
         other_content_than_promised_leaves_the_old_object,
         a_stream_that_fails_leaves_nothing,
         of_two_creators_one_creates,
+        a_creator_that_is_overtaken_leaves_the_other_alone,
         deleting_twice_is_no_fault,
         odd_names_are_kept_apart,
     ]
@@ -133,6 +134,17 @@ def of_two_creators_one_creates(store: ObjectStore, base: str) -> None:
         assert read(store, uri) == bodies[[put.created for put in puts].index(True)]
 
 
+def a_creator_that_is_overtaken_leaves_the_other_alone(store: ObjectStore, base: str) -> None:
+    for body in (b"late", LARGE):
+        uri = f"{base}/{len(body)}"
+
+        put = store.put(uri, Overtaken(body, store, uri), create_only=True)
+
+        assert not put.created
+        assert put.size == len(b"first")
+        assert read(store, uri) == b"first"
+
+
 def deleting_twice_is_no_fault(store: ObjectStore, base: str) -> None:
     store.put(f"{base}/x", io.BytesIO(b"x"), create_only=True)
 
@@ -163,6 +175,21 @@ class Meeting:
             self._together.wait()
             self._together = None
         return self._stream.read(size)
+
+
+class Overtaken:
+    """A stream at whose end somebody else has just written the object."""
+
+    def __init__(self, body: bytes, store: ObjectStore, uri: str) -> None:
+        self._stream = io.BytesIO(body)
+        self._store = store
+        self._uri = uri
+
+    def read(self, size: int = -1, /) -> bytes:
+        chunk = self._stream.read(size)
+        if not chunk:
+            self._store.put(self._uri, io.BytesIO(b"first"), create_only=True)
+        return chunk
 
 
 class Breaking:

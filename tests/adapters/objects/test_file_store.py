@@ -68,6 +68,7 @@ FileStore().put(sys.argv[1], Killing(), create_only=True)
         "file:///a/../../etc/passwd",
         "file:///a/%2e%2e/%2e%2e/etc/passwd",
         "file:///a/..%2fetc",
+        "file:///a/b%2Fc",
         "file:///a%00b",
         "file:///a?b",
         "file:///a#b",

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import json
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from processor.adapters.registry import Registry
+from processor.contracts.avro import Decoder
+from processor.errors import ContractError, ProcessorError, RegistryUnavailable, UsageError
+from processor.settings import RegistrySettings
+
+pytestmark = pytest.mark.registry
+
+
+def record(*fields: tuple[Any, ...], name: str = "a.job") -> str:
+    described = [
+        {"name": each, "type": kind, **({"default": more[0]} if more else {})}
+        for each, kind, *more in fields
+    ]
+    return json.dumps({"type": "record", "name": name, "fields": described})
+
+
+@pytest.fixture
+def real(registry: Any) -> Registry:
+    return Registry(RegistrySettings(url=registry.url))
+
+
+@pytest.fixture
+def subject() -> str:
+    return f"t{uuid.uuid4().hex}-a.job"
+
+
+@contextmanager
+def answering(status: int, body: bytes = b"{}") -> Iterator[str]:
+    """A server on which everything gets the same answer."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_registered_schema_is_found_by_text_and_by_id(real: Registry, subject: str):
+    text = record(("x", "string"))
+    before = (real.latest(subject), real.find_id(subject, text), real.versions(subject))
+
+    schema_id = real.register(subject, text)
+
+    assert before == (None, None, [])
+    assert real.register(subject, text) == schema_id
+    assert real.id_of(subject, text) == schema_id
+    assert json.loads(real.schema_by_id(schema_id))["fields"][0]["name"] == "x"
+    assert subject in real.subjects()
+
+
+def test_newest_version_is_the_latest(real: Registry, subject: str):
+    first = real.register(subject, record(("x", "string")))
+    at_first = real.latest(subject)
+    second = real.register(subject, record(("x", "string"), ("y", "int", 1)))
+
+    latest = real.latest(subject)
+
+    assert at_first is not None and at_first[0] == first
+    assert latest is not None and latest[0] == second
+    assert [number for number, _ in real.versions(subject)] == [1, 2]
+
+
+def test_unregistered_schema_is_misuse_with_the_command_to_run(real: Registry, subject: str):
+    with pytest.raises(UsageError, match="is not registered at") as caught:
+        real.id_of(subject, record(("x", "string")))
+
+    assert caught.value.hint == "run `processor schemas register`"
+    assert real.latest(subject) is None
+
+
+def test_unknown_schema_id_is_a_contract_fault(real: Registry):
+    with pytest.raises(ContractError, match="schema id 999999 is not in the registry"):
+        real.schema_by_id(999_999)
+
+
+def test_incompatible_schema_is_refused_and_not_registered(
+    real: Registry, subject: str, registry: Any
+):
+    real.register(subject, record(("x", "string")))
+    httpx.put(f"{registry.url}/config/{subject}", json={"compatibility": "BACKWARD"})
+    changed = record(("x", "int"))
+
+    assert real.incompatibilities(subject, changed) != []
+    with pytest.raises(ProcessorError, match="refused to register"):
+        real.register(subject, changed)
+
+    assert real.find_id(subject, changed) is None
+    assert real.incompatibilities(subject, record(("x", "string"), ("y", "int", 1))) == []
+
+
+def test_schema_with_references_is_given_whole(real: Registry, subject: str, registry: Any):
+    part = f"{subject}-part"
+    real.register(part, record(("uri", "string"), name="b.part"))
+    answer = httpx.post(
+        f"{registry.url}/subjects/{subject}/versions",
+        json={
+            "schema": record(("part", "b.part")),
+            "schemaType": "AVRO",
+            "references": [{"name": "b.part", "subject": part, "version": 1}],
+        },
+    )
+
+    decoded = Decoder(real).decode(b"\x00" + answer.json()["id"].to_bytes(4, "big") + b"\x02u")
+
+    assert decoded.payload == {"part": {"uri": "u"}}
+
+
+def test_registry_that_is_away_says_where_what_and_for_how_long():
+    away = Registry(RegistrySettings(url="http://me:s3cret@127.0.0.1:9/api", timeout_seconds=1))
+
+    for call in (
+        lambda: away.schema_by_id(1),
+        lambda: away.incompatibilities("a", record()),
+        away.subjects,
+    ):
+        with pytest.raises(RegistryUnavailable) as caught:
+            call()
+
+        assert "http://127.0.0.1:9/api does not answer: tried to" in caught.value.message
+        assert " s (ConnectError)" in caught.value.message
+        assert "s3cret" not in f"{caught.value.message} {caught.value.hint}"
+
+
+def test_slow_registry_is_given_up_on_after_the_timeout():
+    released = threading.Event()
+
+    class Slow(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            released.wait(30)
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Slow)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    settings = RegistrySettings(url=f"http://127.0.0.1:{server.server_port}", timeout_seconds=0.2)
+    started = time.monotonic()
+    try:
+        with pytest.raises(RegistryUnavailable, match="ReadTimeout"):
+            Registry(settings).schema_by_id(1)
+    finally:
+        released.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (500, b"{}"),
+        (503, b"<html>"),
+        (429, b"{}"),
+        (404, b"<html>"),
+        (404, b"{}"),
+        (200, b"<html>"),
+    ],
+)
+def test_answer_that_is_no_registrys_pauses_and_never_blames_the_bytes(status: int, body: bytes):
+    with answering(status, body) as url, pytest.raises(RegistryUnavailable):
+        Registry(RegistrySettings(url=url)).schema_by_id(1)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_refused_credentials_are_misuse_that_names_the_settings(status: int):
+    with answering(status) as url:
+        refused = Registry(RegistrySettings(url=url, username="me", password=SecretStr("s3cret")))
+        with pytest.raises(UsageError, match="refused the credentials") as caught:
+            refused.schema_by_id(1)
+
+    assert caught.value.hint == "check registry.username and registry.password"
+    assert "s3cret" not in caught.value.message
