@@ -156,7 +156,8 @@ class Hop:
 class JobStatus:
     """How a job ended. `state` is `succeeded`, `duplicate` or `dead`; `at` is seconds since epoch.
 
-    `result` is the handler's result as JSON; of a duplicate, the first job's.
+    `result` is the handler's result as JSON; of a duplicate, the first job's, which
+    `duplicate_of` names.
     """
 
     job_id: str
@@ -170,3 +171,4 @@ class JobStatus:
     at: float
     origin: Position
     worker: str
+    duplicate_of: str | None = None

@@ -305,6 +305,7 @@ def status_payload(status: JobStatus) -> dict[str, Any]:
         "state": status.state,
         "attempts": status.attempts,
         "result": status.result,
+        "duplicate_of": status.duplicate_of,
         "error_class": status.error_class,
         "error_message": status.error_message,
         "at": datetime.fromtimestamp(status.at, UTC),

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
 
 import click
 
 from processor.cli import output
-
-if TYPE_CHECKING:
-    from processor.contracts.topics import Topic
-    from processor.settings import Settings
 
 COLUMNS = ("job_id", "job_type", "key", "attempts", "error_class", "error_message", "failed_at")
 
@@ -41,50 +39,60 @@ def list_(
     \b
       processor dead list copy --error-class ContractError
     """
+    from processor.cli.declared import declared_topics
     from processor.dead import dead_letters
+    from processor.settings import load_settings
 
-    settings, topics = _chosen(topic_names)
+    settings = load_settings()
     wanted = {"job_type": job_type, "key": key, "error_class": error_class}
-    rows: list[dict[str, Any]] = []
-    for topic in topics:
-        for letter in dead_letters(settings, topic):
-            row = letter.row()
-            if all(value is None or row[name] == value for name, value in wanted.items()):
-                rows.append(row)
-            if limit is not None and len(rows) >= limit:
-                break
-    output.emit(rows[:limit], COLUMNS, as_json=as_json)
+    rows = (
+        letter.row()
+        for topic in declared_topics(settings, topic_names)
+        for letter in dead_letters(settings, topic)
+    )
+    found = (
+        row
+        for row in rows
+        if all(value is None or row[name] == value for name, value in wanted.items())
+    )
+    output.emit(islice(found, limit), COLUMNS, as_json=as_json)
 
 
 @dead.command()
 @click.argument("job_id", metavar="JOB_ID")
 @click.option("--topic", "topic_name", help="The main topic; default: all declared ones.")
-def show(job_id: str, topic_name: str | None) -> None:
+@output.json_option
+def show(job_id: str, topic_name: str | None, as_json: bool) -> None:
     """Show a dead letter whole: headers, and its original bytes in base64. Exit 3: none.
 
     \b
       processor dead show 01927f0e-8a5c-7cc3-9d5a-1f7f0f4c2b11
     """
+    from processor.cli.declared import declared_topics
     from processor.dead import dead_letters
+    from processor.settings import load_settings
 
-    settings, topics = _chosen((topic_name,) if topic_name else ())
+    settings = load_settings()
     found = [
         letter.details()
-        for topic in topics
+        for topic in declared_topics(settings, (topic_name,) if topic_name else ())
         for letter in dead_letters(settings, topic)
         if letter.job.job_id == job_id
     ]
     if not found:
         output.say(f"no dead letter of job {job_id} is kept")
         sys.exit(3)
-    output.emit(found, tuple(found[0]), as_json=True)
+    if as_json or not output.stdout_is_terminal():
+        output.emit(found, (), as_json=True)
+        return
+    for details in found:
+        output.emit(_named(details), ("name", "value"))
 
 
-def _chosen(names: tuple[str, ...]) -> tuple[Settings, list[Topic]]:
-    from processor.contracts.builtin import topic_directories
-    from processor.contracts.topics import TopicSet
-    from processor.settings import load_settings
-
-    settings = load_settings()
-    topics = TopicSet.load(topic_directories(settings))
-    return settings, [topics.get(name) for name in names or topics.names()]
+def _named(details: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Turn a letter on its side: one row for each field and each header."""
+    for name, value in details.items():
+        if isinstance(value, dict):
+            yield from ({"name": f"{name}: {key}", "value": each} for key, each in value.items())
+        else:
+            yield {"name": name, "value": value}

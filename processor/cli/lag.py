@@ -21,13 +21,11 @@ def lag(topic_names: tuple[str, ...], group: str | None, as_json: bool) -> None:
     \b
       processor lag copy
     """
-    from processor.contracts.builtin import topic_directories
-    from processor.contracts.topics import TopicSet
+    from processor.cli.declared import declared_topics
     from processor.lag import lag_of
     from processor.settings import load_settings
 
     settings = load_settings(overrides={"worker.group": group})
-    topics = TopicSet.load(topic_directories(settings))
-    chosen = [topics.get(name) for name in topic_names or topics.names()]
-    rows = [asdict(row) for t in chosen for row in lag_of(settings, t, settings.worker.group)]
+    topics = declared_topics(settings, topic_names)
+    rows = [asdict(row) for t in topics for row in lag_of(settings, t, settings.worker.group)]
     output.emit(rows, COLUMNS, as_json=as_json)

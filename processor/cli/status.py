@@ -8,7 +8,16 @@ import click
 
 from processor.cli import output
 
-COLUMNS = ("job_id", "job_type", "state", "attempts", "at", "result", "error_message")
+COLUMNS = (
+    "job_id",
+    "job_type",
+    "state",
+    "attempts",
+    "at",
+    "result",
+    "error_message",
+    "duplicate_of",
+)
 
 
 @click.command()
@@ -21,15 +30,15 @@ def status(job_id: str, topic_name: str | None, as_json: bool) -> None:
     \b
       processor status 01927f0e-8a5c-7cc3-9d5a-1f7f0f4c2b11
     """
-    from processor.contracts.builtin import topic_directories
-    from processor.contracts.topics import TopicSet
+    from processor.cli.declared import declared_topics
     from processor.settings import load_settings
     from processor.status import StatusReader
 
     settings = load_settings()
-    topics = TopicSet.load(topic_directories(settings))
-    chosen = [topics.get(topic_name)] if topic_name else [t for t in topics if t.status.publish]
-    for topic in chosen:
+    topics = declared_topics(settings, (topic_name,) if topic_name else ())
+    for topic in topics:
+        if not topic.status.publish and not topic_name:
+            continue
         found = StatusReader(settings, topic).find(job_id)
         if found is not None:
             output.emit([found], COLUMNS, as_json=as_json)

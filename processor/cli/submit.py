@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 import time
 import uuid
@@ -36,7 +37,8 @@ class Line:
 @click.command()
 @click.argument("job_type", metavar="JOB")
 @click.option("--json", "document", metavar="JSON", help="The payload, as a JSON object.")
-@click.option("--from", "source", type=click.File("r"), metavar="FILE|-", help="JSON lines.")
+@click.option("--from", "source", metavar="FILE|-", help="JSON lines.",
+              type=click.File("r", encoding="utf-8", errors="surrogateescape"))  # fmt: skip
 @click.option("--key", help="The ordering key: jobs of one key run in order.")
 @click.option("--key-field", metavar="FIELD", help="Take the key from this payload field.")
 @click.option("--idempotency-key", help="A job with the same one takes effect once.")
@@ -219,12 +221,21 @@ class Report:
             self._file.flush()
 
     def __enter__(self) -> Report:
-        self._file = self._path.open("a", encoding="utf-8") if self._path is not None else None
+        if self._path is not None:
+            self._file = self._path.open("a", encoding="utf-8")
+            if not _ends_whole(self._path):  # The last run was killed within a line.
+                self._file.write("\n")
         return self
 
     def __exit__(self, *exc: object) -> None:
         if self._file is not None:
             self._file.close()
+
+
+def _ends_whole(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"
 
 
 def _report_rows(path: Path) -> list[dict[str, Any]]:
@@ -245,18 +256,28 @@ def _lines(source: Iterable[str]) -> Iterator[Line]:
             continue
         try:
             yield Line(number, json.loads(text))
-        except json.JSONDecodeError as fault:
-            yield Line(number, UsageError(f"not JSON: {fault.msg} at column {fault.colno}"))
+        except _NOT_JSON as fault:
+            yield Line(number, UsageError(f"not JSON: {_why(fault)}"))
 
 
 def _parsed(document: str) -> Any:
     try:
         return json.loads(document)
-    except json.JSONDecodeError as fault:
+    except _NOT_JSON as fault:
         raise UsageError(
-            f"--json is not JSON: {fault.msg} at column {fault.colno}",
+            f"--json is not JSON: {_why(fault)}",
             hint="""quote it for the shell: --json '{"field": "value"}'""",
         ) from None
+
+
+# Beside JSONDecodeError, itself a ValueError: a number of too many digits, too deep a nesting.
+_NOT_JSON = (ValueError, RecursionError)
+
+
+def _why(fault: Exception) -> str:
+    if isinstance(fault, json.JSONDecodeError):
+        return f"{fault.msg} at column {fault.colno}"
+    return "nested too deep" if isinstance(fault, RecursionError) else "a number is too long"
 
 
 def _job(

@@ -15,6 +15,7 @@ import copy
 import json
 import time
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from io import BytesIO
 from typing import Any, NamedTuple, Protocol
 
@@ -96,13 +97,21 @@ def payload_from_json(schema: Schema, document: Any) -> dict[str, Any]:
 
     Raises ContractError naming the field and the types, never the value.
     """
+    convert, check = _from_json(schema.text)
     try:
-        payload = converter(schema.parsed)(document)
-        checker(schema.parsed)(payload)
+        payload = convert(document)
+        check(payload)
     except Mismatch as mismatch:
         raise _payload_error(schema, mismatch) from None
     assert isinstance(payload, dict)
     return payload
+
+
+@lru_cache(maxsize=100)
+def _from_json(text: str) -> tuple[Callable[[Any], Any], Callable[[Any], None]]:
+    """Compile a self-contained schema's conversion and check, once for a file of many lines."""
+    parsed = parse_schema(json.loads(text))
+    return converter(parsed), checker(parsed)
 
 
 def _payload_error(schema: Schema, mismatch: Mismatch) -> ContractError:

@@ -148,6 +148,7 @@ def status_of(
     job = entry.job
     origin = entry.hop.origin
     result: str | None = None
+    duplicate_of: str | None = None
     failure: Failure | None = None
     state = "dead"
     match verdict:
@@ -156,6 +157,7 @@ def status_of(
         case Done(Duplicate(of_job_id=of, state=known, result=result)):
             mine = job is not None and of == job.job_id
             state = ("succeeded" if known == "done" else "dead") if mine else "duplicate"
+            duplicate_of = None if mine else of
         case DeadLetter(failure) | Bury(failure):
             pass
     return JobStatus(
@@ -170,6 +172,7 @@ def status_of(
         at=now,
         origin=origin,
         worker=worker,
+        duplicate_of=duplicate_of,
     )
 
 
