@@ -13,7 +13,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from processor.adapters.kafka import client_id, fault_of, produce, producer_settings, servers_of
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from processor.adapters.broker import (
+    Heard,
+    fault_of,
+    kafka_error,
+    made,
+    servers_of,
+    topics_found,
+)
+from processor.adapters.kafka import client_id, produce, producer_settings
 from processor.adapters.registry import Registry
 from processor.contracts.avro import Encoder, subject_for
 from processor.contracts.builtin import schema_directories, topic_directories
@@ -21,14 +31,15 @@ from processor.contracts.claims import ClaimStore
 from processor.contracts.schemas import Schema, SchemaSet
 from processor.contracts.topics import Topic, TopicSet
 from processor.engine.submit import Accepted, NewJob, Refused, outgoing
-from processor.errors import BrokerUnavailable, ProcessorError, UsageError
+from processor.errors import BrokerUnavailable, OutageError, ProcessorError, UsageError
 from processor.model import ObjectRef
 from processor.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from confluent_kafka import KafkaError, Message, Producer
+    from confluent_kafka import Message
 
 DELIVERY_SECONDS = 30.0
+AWAY_SECONDS = 10.0  # What could not be reached is not asked again sooner.
 PIPELINE_MAX = 10_000  # Jobs of one `submit_many` that await their acknowledgement at once.
 
 
@@ -75,15 +86,17 @@ class Client:
         self._schemas = SchemaSet.load(schema_directories(self.settings))
         self._topics = TopicSet.load(topic_directories(self.settings), self._schemas)
         self._registry = Registry(self.settings.registry)
-        self._encoders: dict[str, Encoder] = {}
+        self._ways: dict[str, tuple[Topic, Encoder]] = {}
+        self._away: dict[str, tuple[float, OutageError]] = {}  # Job type -> (until, why).
         self._claims: ClaimStore | None = None
         self._objects: Any = None
         self._lock = threading.Lock()
+        self._asking = threading.Lock()
         self._producer: Producer | None = None
         self._pid = os.getpid()
         self._closed = threading.Event()
         self._poller: threading.Thread | None = None
-        self._client_error: KafkaError | None = None
+        self._heard = Heard()
         self._failed: list[Submission] = []
 
     def topic_of(self, job_type: str) -> Topic:
@@ -93,6 +106,14 @@ class Client:
     def schema_of(self, job_type: str) -> Schema:
         """Find the job type's contract; UsageError with the nearest name."""
         return self._schemas.get(job_type)
+
+    def prepare(self, job_type: str) -> None:
+        """Reach the brokers and the registry for a job type now, not at its first submit.
+
+        Raises BrokerUnavailable, RegistryUnavailable, or UsageError where the topic or the schema
+        is missing there or the credentials are refused.
+        """
+        self._way(job_type)
 
     def submit(
         self,
@@ -120,11 +141,11 @@ class Client:
         the `with` block raises the first failure that nobody has asked for.
         """
         producer = self._started()
-        topic = self.topic_of(job.job_type)
+        topic, encoder = self._way(job.job_type)
         job_id, record = outgoing(
             job,
             topic=topic.name,
-            encode=self._encoder(topic, job.job_type).encode,
+            encode=encoder.encode,
             message_bytes_max=topic.message_max,
             claims=self._claim_store(),
             source=self._source,
@@ -149,6 +170,8 @@ class Client:
                 return submission
             except BufferError:
                 self._closed.wait(0.005)  # The poller makes room as acknowledgements come.
+            except KafkaException as fault:
+                raise self._fault(kafka_error(fault), topic.name) from None
 
     def submit_many(self, jobs: Iterable[NewJob]) -> Iterator[Accepted | Refused]:
         """Submit jobs in a pipeline; gives one answer for each, in order. Nothing is raised."""
@@ -208,14 +231,12 @@ class Client:
             )
         with self._lock:
             if self._producer is None:
-                from confluent_kafka import Producer
-
-                made = producer_settings(self.settings.kafka, client_id("client"))
-                if "delivery.timeout.ms" not in made:
-                    made.setdefault("message.timeout.ms", int(DELIVERY_SECONDS * 1000))
-                made["error_cb"] = self._on_error
-                made.setdefault("queue.buffering.max.messages", 100_000)
-                self._producer = Producer(made)
+                mine = producer_settings(self.settings.kafka, client_id("client"))
+                if "delivery.timeout.ms" not in mine:
+                    mine.setdefault("message.timeout.ms", int(DELIVERY_SECONDS * 1000))
+                mine["error_cb"] = self._heard
+                mine.setdefault("queue.buffering.max.messages", 100_000)
+                self._producer = made(Producer, mine)
                 self._poller = threading.Thread(
                     target=self._poll, name="processor-client", daemon=True
                 )
@@ -227,39 +248,43 @@ class Client:
         while not self._closed.is_set():
             self._producer.poll(0.1)
 
-    def _on_error(self, error: KafkaError) -> None:
-        self._client_error = error
-
     def _check_alive(self) -> None:
         if self._closed.is_set():
             raise UsageError("this Client is closed")
 
     def _fault(self, error: KafkaError, topic: str) -> ProcessorError:
-        from confluent_kafka import KafkaError as Codes
+        if error.code() != KafkaError._MSG_TIMED_OUT:
+            return fault_of(error, self.settings.kafka, f"submitting to `{topic}`")
+        if self._heard.refusal is not None:
+            return fault_of(self._heard.refusal, self.settings.kafka, "submit")
+        behind = self._heard.latest
+        why = f": {behind.str()}" if behind is not None else ""
+        return BrokerUnavailable(
+            f"Kafka at {servers_of(self.settings.kafka)} did not acknowledge the job within "
+            f"{DELIVERY_SECONDS:.0f} s{why}",
+            hint="it may still be on the log: submit it again with the same job id or "
+            "idempotency key",
+        )
 
-        behind = self._client_error
-        if error.code() == Codes._MSG_TIMED_OUT:
-            if behind is not None and behind.code() in (
-                Codes._AUTHENTICATION,
-                Codes.SASL_AUTHENTICATION_FAILED,
-            ):
-                return fault_of(behind, self.settings.kafka, "submit")
-            why = f": {behind.str()}" if behind is not None else ""
-            return BrokerUnavailable(
-                f"Kafka at {servers_of(self.settings.kafka)} did not acknowledge the job within "
-                f"{DELIVERY_SECONDS:.0f} s{why}",
-                hint="it may still be on the log: submit it again with the same job id or "
-                "idempotency key",
-            )
-        return fault_of(error, self.settings.kafka, f"submitting to `{topic}`")
-
-    def _encoder(self, topic: Topic, job_type: str) -> Encoder:
-        encoder = self._encoders.get(job_type)
-        if encoder is None:
-            schema = self._schemas.get(job_type)
-            schema_id = self._registry.id_of(subject_for(topic.name, job_type), schema.text)
-            encoder = self._encoders[job_type] = Encoder(schema, schema_id)
-        return encoder
+    def _way(self, job_type: str) -> tuple[Topic, Encoder]:
+        """Find how a job type's jobs are sent; asked for once, in an outage every 10 seconds."""
+        way = self._ways.get(job_type)
+        if way is not None:
+            return way
+        producer = self._started()
+        with self._asking:
+            until, known = self._away.get(job_type, (0.0, None))
+            if known is not None and time.monotonic() < until:
+                raise type(known)(known.message, hint=known.hint)
+            topic, schema = self.topic_of(job_type), self.schema_of(job_type)
+            try:
+                schema_id = self._registry.id_of(subject_for(topic.name, job_type), schema.text)
+                topics_found(producer, self.settings.kafka, self._heard, topic=topic.name)
+            except OutageError as outage:
+                self._away[job_type] = (time.monotonic() + AWAY_SECONDS, outage)
+                raise
+            way = self._ways[job_type] = (topic, Encoder(schema, schema_id))
+        return way
 
     def _claim_store(self) -> ClaimStore | None:
         if self._claims is None and self.settings.claims.store is not None:

@@ -21,8 +21,8 @@ from processor.adapters.logs import configure_logging, key_hash, worker_logger
 from processor.adapters.metrics import Metrics
 from processor.adapters.objects.stores import Objects
 from processor.adapters.pool import CoroutineThread, ThreadPool
+from processor.adapters.reader import TopicReader
 from processor.adapters.registry import Registry
-from processor.adapters.topic_admin import TopicAdmin
 from processor.app import App
 from processor.contracts.avro import Decoder, Encoder, subject_for
 from processor.contracts.builtin import schema_directories, topic_directories
@@ -60,13 +60,17 @@ class SystemClock:
 def load_app(target: str) -> App:
     """Import `module:attribute`; UsageError says what is wrong with it."""
     module_name, _, attribute = target.partition(":")
-    if not module_name or not attribute:
-        raise UsageError(f"`{target}` does not name an app", hint="write it as module:app")
+    if not module_name or not attribute or module_name.endswith(".py") or "/" in module_name:
+        raise UsageError(
+            f"`{target}` does not name an app", hint="write it as module:app, such as handlers:app"
+        )
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
         module = importlib.import_module(module_name)
-    except Exception as fault:
+    except UsageError:
+        raise  # Of our own @app.job: it names what is wrong.
+    except (Exception, SystemExit) as fault:
         place = _place_of(fault)
         raise UsageError(
             f"`{module_name}` cannot be imported: {type(fault).__name__}: {fault}{place}",
@@ -274,24 +278,21 @@ def check_topics(settings: Settings, topics: Sequence[Topic]) -> None:
     """Refuse to start where a topic is missing or a retry topic's partitions differ.
 
     Job p of a main topic is retried on partition p of its tiers: too few, and it could not be.
+    Only the worker's own topics are asked for, so that it needs no rights on others.
     """
-    existing = TopicAdmin(settings.kafka).describe()
-    for topic in topics:
-        needed = [topic.name, *topic.retry_topics, topic.dead_letter_topic]
-        needed += [topic.status_topic] if topic.status.publish else []
-        for name in needed:
-            if name not in existing:
-                raise UsageError(
-                    f"topic `{name}` does not exist", hint="run `processor topics apply`"
-                )
-        count = existing[topic.name].partitions
-        for name in needed[1 : 2 + len(topic.retry_topics)]:
-            if existing[name].partitions < count:
-                raise UsageError(
-                    f"topic `{topic.name}` has {count} partitions, `{name}` has "
-                    f"{existing[name].partitions}",
-                    hint="run `processor topics plan`",
-                )
+    with TopicReader(settings.kafka) as reader:
+        for topic in topics:
+            count = len(reader.partitions(topic.name))
+            if topic.status.publish:
+                reader.partitions(topic.status_topic)
+            for name in (*topic.retry_topics, topic.dead_letter_topic):
+                found = len(reader.partitions(name))
+                if found < count:
+                    raise UsageError(
+                        f"topic `{topic.name}` has {count} partitions, `{name}` has {found}: job p "
+                        "is retried and buried on partition p",
+                        hint="run `processor topics plan`",
+                    )
 
 
 def status_payload(status: JobStatus) -> dict[str, Any]:

@@ -28,10 +28,17 @@ class StatusReader:
 
     def from_now(self) -> Self:
         """Remember the present end: `wait_for` sees what is published after this call."""
-        with TopicReader(self._settings.kafka) as reader:
-            partitions = reader.partitions(self._topic.status_topic)
-            self._starts = {each: end for each, (_, end) in reader.bounds(partitions).items()}
+        self._starts = {each: end for each, (_, end) in self._bounds().items()}
         return self
+
+    def from_start(self) -> Self:
+        """Have `wait_for` see every outcome that is kept, however long ago it was published."""
+        self._starts = {each: first for each, (first, _) in self._bounds().items()}
+        return self
+
+    def _bounds(self) -> dict[Partition, tuple[int, int]]:
+        with TopicReader(self._settings.kafka) as reader:
+            return reader.bounds(reader.partitions(self._topic.status_topic))
 
     def wait_for(
         self, job_ids: Iterable[str], *, until: float, meanwhile: Callable[[], None] | None = None

@@ -6,9 +6,11 @@ never reset: `auto.offset.reset` is `error`, and the takeover decides where read
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import (
@@ -21,11 +23,15 @@ from confluent_kafka import (
     TopicPartition,
 )
 
+from processor.adapters.broker import Heard, fault_of, kafka_error, made, servers_of
 from processor.engine.ports import CommitRefused, Committed, Delivery, Rebalance
 from processor.errors import BrokerUnavailable, ProcessorError, UsageError
 from processor.model import Outgoing, Partition, Record
 
 CALL_SECONDS = 15.0
+TELL_AGAIN_SECONDS = 10.0  # While a broker is away its client says so 20 times a second.
+
+_LOGGER = logging.getLogger(__name__)
 
 _REFUSED = {
     KafkaError.ILLEGAL_GENERATION,
@@ -45,7 +51,7 @@ _COMMON: dict[str, Any] = {
     "socket.keepalive.enable": True,
     "reconnect.backoff.max.ms": 2000,
     "allow.auto.create.topics": False,
-    "log_level": 3,  # Errors; what matters of them also comes through error_cb.
+    "log_level": 0,  # It would write to stderr past our log; the same comes through error_cb.
 }
 _CONSUMER: dict[str, Any] = {
     "enable.auto.commit": False,
@@ -64,13 +70,15 @@ _PRODUCER: dict[str, Any] = {
     "partitioner": "murmur2_random",  # What Java producers use: one key, one partition, for all.
     "compression.type": "lz4",
     "linger.ms": 5,
+    # The topic's own max.message.bytes decides; a value is never over what a worker decodes.
+    "message.max.bytes": 17 * 1024 * 1024,
 }
 _CONSUMER_ONLY_PREFIXES = ("fetch.", "queued.", "session.timeout", "heartbeat.", "max.poll.",
                            "group.", "partition.assignment", "check.crcs", "isolation.level",
                            "max.partition.fetch")  # fmt: skip
 _PRODUCER_ONLY_PREFIXES = ("linger.", "batch.", "compression.", "queue.buffering.", "message.",
-                           "delivery.", "request.timeout", "sticky.", "retries",
-                           "retry.backoff", "acks", "enable.idempotence", "partitioner")  # fmt: skip
+                           "delivery.", "request.timeout", "sticky.", "retries", "acks",
+                           "retry.backoff", "enable.idempotence", "partitioner")  # fmt: skip
 
 
 def _without(settings: Mapping[str, Any], prefixes: tuple[str, ...]) -> dict[str, Any]:
@@ -97,30 +105,6 @@ def client_id(role: str) -> str:
     return f"processor-{role}-{socket.gethostname()}-{os.getpid()}"
 
 
-def servers_of(settings: Mapping[str, Any]) -> str:
-    """Name the brokers, for messages."""
-    return str(settings.get("bootstrap.servers", "none set"))
-
-
-def fault_of(error: KafkaError, settings: Mapping[str, Any], what: str) -> ProcessorError:
-    """Turn a Kafka error into ours."""
-    servers = servers_of(settings)
-    code = error.code()
-    if code in (KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED):
-        return UsageError(
-            f"Kafka at {servers} refuses the credentials: {error.str()}",
-            hint="check sasl.* and ssl.* in [kafka]",
-        )
-    if code in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED):
-        return UsageError(
-            f"Kafka at {servers} does not allow it ({what}): {error.str()}",
-            hint="grant the role's rights to this principal",
-        )
-    if code in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
-        return UsageError(f"{what}: {error.str()}", hint="run `processor topics apply`")
-    return BrokerUnavailable(f"Kafka at {servers} did not answer ({what}): {error.str()}")
-
-
 class KafkaLog:
     """One member of a consumer group and its producer (port: `engine.ports.Log`)."""
 
@@ -129,32 +113,46 @@ class KafkaLog:
         self._cooperative = True
         self._deliveries: list[Delivery] = []
         self._client_error: KafkaError | None = None
-        made = consumer_settings(settings, group, client_id(name))
-        strategy = str(made.get("partition.assignment.strategy", ""))
-        if made.get("group.protocol", "classic") == "classic":
+        self._heard = Heard()
+        self._told: dict[int, float] = {}  # Error code -> when it was logged (monotonic seconds).
+        consumed = consumer_settings(settings, group, client_id(name))
+        strategy = str(consumed.get("partition.assignment.strategy", ""))
+        if consumed.get("group.protocol", "classic") == "classic":
             self._cooperative = "cooperative" in strategy
-        made["error_cb"] = self._on_error
-        self._consumer = Consumer(made)
+        consumed["error_cb"] = self._on_error
+        self._consumer = made(Consumer, consumed)
         produced = producer_settings(settings, client_id(name))
         # An append is never given up by itself: what came after it must not land without it.
         produced.setdefault("message.timeout.ms", 0)
         produced["error_cb"] = self._on_error
-        self._producer = Producer(produced)
-        self._rebalance: Rebalance | None = None
+        self._producer = made(Producer, produced)
+        self._starts: dict[Partition, int] = {}  # What is assigned, and where reading it began.
+        self._unassigned: set[Partition] = set()  # While the present `poll` goes on.
 
     def _on_error(self, error: KafkaError) -> None:
-        if error.fatal() or error.code() in (
-            KafkaError._AUTHENTICATION,
-            KafkaError.SASL_AUTHENTICATION_FAILED,
-        ):
+        self._heard(error)
+        if error.fatal() or self._heard.refusal is not None:
             self._client_error = error
+        now = time.monotonic()
+        if now >= self._told.get(error.code(), 0.0) + TELL_AGAIN_SECONDS:
+            self._told[error.code()] = now
+            _LOGGER.warning("the Kafka client has trouble: %s", error.str())
 
     def subscribe(self, topics: Sequence[str], rebalance: Rebalance) -> None:
         """Join the group for these main topics."""
-        self._rebalance = rebalance
+
+        def assigned(_: Consumer, given: list[TopicPartition]) -> None:
+            rebalance.assigned(_partitions(given))
+            # What a callback leaves unassigned the client assigns by itself, to be read from where
+            # nobody decided. An empty list says that nothing is meant to be.
+            if self._cooperative:
+                self._consumer.incremental_assign([])
+            elif not self._starts:
+                self._consumer.assign([])
+
         self._consumer.subscribe(
             list(topics),
-            on_assign=lambda _, given: rebalance.assigned(_partitions(given)),
+            on_assign=assigned,
             on_revoke=lambda _, given: rebalance.revoked(_partitions(given)),
             on_lost=lambda _, given: rebalance.lost(_partitions(given)),
         )
@@ -168,10 +166,13 @@ class KafkaLog:
         first = self._consumer.poll(timeout_seconds)
         if first is None:
             return []
-        messages = [first]
-        if records_max > 1:
-            messages += self._consumer.consume(records_max - 1, 0)
-        return [record for message in messages if (record := self._record(message)) is not None]
+        self._unassigned.clear()
+        messages = self._consumer.consume(records_max - 1, 0) if records_max > 1 else []
+        # The client drops what it has fetched of a partition that goes, but only within one call:
+        # were it taken again meanwhile, the first would pass for the new assignment's.
+        if (first.topic(), first.partition()) not in self._unassigned:
+            messages.insert(0, first)
+        return [record for each in messages if (record := self._record(each)) is not None]
 
     def _record(self, message: Message) -> Record | None:
         error = message.error()
@@ -229,31 +230,36 @@ class KafkaLog:
         if self._cooperative:
             self._consumer.incremental_assign(given)
         else:
-            # An eager assignment is replaced whole: positions of what is read already are kept.
-            kept = self._consumer.position(self._consumer.assignment())
-            new = {(each.topic, each.partition) for each in given}
-            given += [each for each in kept if (each.topic, each.partition) not in new]
-            self._consumer.assign(given)
+            self._consumer.assign([*given, *self._kept(without=starts)])
+        self._starts.update(starts)
         # A pause outlives its assignment in this client: what is assigned anew is read.
         self._consumer.resume(given)
 
     def unassign(self, partitions: Sequence[Partition]) -> None:
         """Read these no more."""
+        self._unassigned.update(partitions)
+        for each in partitions:
+            self._starts.pop(each, None)
         if self._cooperative:
             held = {(each.topic, each.partition) for each in self._consumer.assignment()}
             gone = [TopicPartition(*each) for each in partitions if each in held]
             if gone:
                 self._consumer.incremental_unassign(gone)
-            return
-        gone_names = set(partitions)
-        kept = self._consumer.position(
-            [each for each in self._consumer.assignment()
-             if Partition(each.topic, each.partition) not in gone_names]
-        )  # fmt: skip
-        if kept:
+        elif kept := self._kept(without=partitions):
             self._consumer.assign(kept)
         else:
             self._consumer.unassign()
+
+    def _kept(self, *, without: Container[Partition]) -> list[TopicPartition]:
+        """What an eager assignment, which is replaced whole, must go on with, and where."""
+        asked = [TopicPartition(*each) for each in self._starts if each not in without]
+        found = self._consumer.position(asked) if asked else []
+        positions = {Partition(each.topic, each.partition): each.offset for each in found}
+        return [
+            # Below 0 nothing of it has been read yet.
+            TopicPartition(*each, at if at >= 0 else self._starts[each])
+            for each, at in positions.items()
+        ]
 
     def pause(self, partitions: Sequence[Partition]) -> None:
         """Stop fetching; what was fetched already is thrown away by the client."""
@@ -295,6 +301,9 @@ class KafkaLog:
                 return
             except BufferError:
                 self._producer.poll(0.05)
+            except KafkaException as fault:  # Too large for the client, or it has ended for good.
+                self._deliveries.append(Delivery(token, 0, kafka_error(fault).str()))
+                return
 
     def deliveries(self) -> list[Delivery]:
         """Take the answers that have come."""
@@ -331,15 +340,8 @@ def produce(producer: Producer, outgoing: Outgoing, answered: Any) -> None:
         )
 
 
-def kafka_error(fault: KafkaException) -> KafkaError:
-    """Take the error out of the exception that carries it."""
-    error = fault.args[0]
-    assert isinstance(error, KafkaError)
-    return error
-
-
 def record_of(message: Message) -> Record:
-    """Take a message's bytes out of the client."""
+    """Take a message's bytes."""
     return Record(
         message.topic() or "",
         message.partition() or 0,

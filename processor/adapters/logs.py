@@ -27,7 +27,8 @@ FRAMES_MAX: Final = 8  # Innermost first is what one looks for; more is noise.
 SECRET_LENGTH_MIN: Final = 4  # Masking a shorter text would tear up every other word.
 
 # These tell each request at `info`; theirs is worth reading only when ours is at `debug`.
-_TALKATIVE = ("botocore", "boto3", "s3transfer", "urllib3", "httpx", "httpcore", "asyncio")
+_TALKATIVE = ("botocore", "boto3", "s3transfer", "urllib3", "httpx", "httpx2", "httpcore",
+              "httpcore2", "asyncio")  # fmt: skip
 
 
 def configure_logging(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
@@ -9,18 +10,24 @@ from typing import Any, Self
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from processor.adapters.kafka import (
-    client_id,
-    consumer_settings,
+from processor.adapters.broker import (
+    Heard,
     fault_of,
     kafka_error,
-    record_of,
+    made,
     servers_of,
+    topics_found,
 )
+from processor.adapters.kafka import client_id, consumer_settings, record_of
 from processor.errors import BrokerUnavailable, ProcessorError, UsageError
 from processor.model import Partition, Record
 
 CALL_SECONDS = 10.0
+MOVING = (
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+)
 
 
 class TopicReader:
@@ -28,13 +35,13 @@ class TopicReader:
 
     def __init__(self, settings: Mapping[str, Any], *, group: str | None = None) -> None:
         self._settings = settings
-        self._client_error: KafkaError | None = None
+        self._heard = Heard()
         name = f"processor-reader-{uuid.uuid4()}" if group is None else group
-        made = consumer_settings(settings, name, client_id("reader"))
+        mine = consumer_settings(settings, name, client_id("reader"))
         for only_members in ("group.protocol", "group.instance.id"):
-            made.pop(only_members, None)
-        made |= {"enable.partition.eof": True, "error_cb": self._on_error}
-        self._consumer = Consumer(made)
+            mine.pop(only_members, None)
+        mine |= {"enable.partition.eof": True, "error_cb": self._heard}
+        self._consumer = made(Consumer, mine)
 
     def __enter__(self) -> Self:
         return self
@@ -48,14 +55,14 @@ class TopicReader:
         self._consumer.close()
 
     def partitions(self, topic: str) -> list[Partition]:
-        """List a topic's partitions; UsageError when there is no such topic."""
-        try:
-            found = self._consumer.list_topics(topic, timeout=CALL_SECONDS).topics[topic]
-        except KafkaException as fault:
-            raise self._unreachable(fault) from fault
-        if found.error is not None:
-            raise fault_of(found.error, self._settings, f"topic `{topic}`")
-        return [Partition(topic, number) for number in sorted(found.partitions)]
+        """List a topic's partitions; TopicMissing when there is no such topic."""
+        found = topics_found(self._consumer, self._settings, self._heard, topic=topic)
+        return [Partition(topic, number) for number in range(found[topic])]
+
+    def existing(self, topics: Sequence[str]) -> set[str]:
+        """Tell which of these topics there are; one that may not be seen counts as missing."""
+        found = topics_found(self._consumer, self._settings, self._heard)
+        return {topic for topic in topics if topic in found}
 
     def bounds(self, partitions: Sequence[Partition]) -> dict[Partition, tuple[int, int]]:
         """Tell each partition's first offset and end."""
@@ -75,10 +82,16 @@ class TopicReader:
     def committed(self, partitions: Sequence[Partition]) -> dict[Partition, tuple[int | None, str]]:
         """Tell what the reader's group has committed: the next offset, and the note with it."""
         asked = [TopicPartition(topic, number) for topic, number in partitions]
-        try:
-            answers = self._consumer.committed(asked, timeout=CALL_SECONDS)
-        except KafkaException as fault:
-            raise self._unreachable(fault) from fault
+        until = time.monotonic() + CALL_SECONDS
+        while True:
+            try:
+                answers = self._consumer.committed(asked, timeout=CALL_SECONDS)
+                break
+            except KafkaException as fault:
+                # A group's coordinator moves, or is still loading, right after a broker's start.
+                if kafka_error(fault).code() not in MOVING or time.monotonic() > until:
+                    raise self._unreachable(fault) from fault
+                time.sleep(0.1)
         return {
             Partition(each.topic, each.partition): (
                 each.offset if each.offset >= 0 else None,
@@ -127,22 +140,10 @@ class TopicReader:
     def _position(self, partition: Partition) -> int:
         return int(self._consumer.position([TopicPartition(*partition)])[0].offset)
 
-    def _on_error(self, error: KafkaError) -> None:
-        self._client_error = error
-
     def _unreachable(self, fault: KafkaException) -> ProcessorError:
-        """Name the cause where the client has told one: a time-out alone says little."""
-        error = kafka_error(fault)
-        if self._client_error is not None and error.code() in (
-            KafkaError._TRANSPORT,
-            KafkaError._TIMED_OUT,
-            KafkaError._ALL_BROKERS_DOWN,
-        ):
-            error = self._client_error
-        told = fault_of(error, self._settings, f"tried for {CALL_SECONDS:.0f} s")
-        if isinstance(told, BrokerUnavailable) and told.hint is None:
-            told.hint = "check bootstrap.servers in [kafka]; a local one: `processor dev up`"
-        return told
+        self._consumer.poll(0)  # Serves `_heard`.
+        what = f"tried for {CALL_SECONDS:.0f} s"
+        return self._heard.told(kafka_error(fault), self._settings, what)
 
     def _silent(self) -> BrokerUnavailable:
         return BrokerUnavailable(

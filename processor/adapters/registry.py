@@ -157,7 +157,7 @@ class Registry:
         settings = self._settings
         config: dict[str, Any] = {
             "url": settings.url,
-            "timeout": settings.timeout_seconds,
+            "timeout": settings.timeout_seconds / 2,  # Of one of its two tries.
             "max.retries": 1,  # The caller knows better what to do in an outage than to wait here.
             "retries.wait.ms": 100,
         }

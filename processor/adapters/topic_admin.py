@@ -27,18 +27,16 @@ class TopicAdmin:
     """
 
     def __init__(self, kafka: Mapping[str, Any], *, timeout_seconds: float = 10.0) -> None:
-        from confluent_kafka import KafkaException
         from confluent_kafka.admin import AdminClient
+
+        from processor.adapters.broker import Heard, made
 
         self._servers = str(kafka.get("bootstrap.servers", ""))
         self._timeout_seconds = timeout_seconds
         self._change_seconds = timeout_seconds * 3  # A busy controller takes its time.
-        self._last_error = ""
-        config = {**kafka, "error_cb": self._remember, "log_level": 0}
-        try:
-            self._client: AdminClient = AdminClient(config)
-        except KafkaException as fault:
-            raise UsageError(f"the [kafka] settings do not fit: {fault}") from None
+        self._heard = Heard()
+        config = {**kafka, "error_cb": self._heard, "log_level": 0}
+        self._client: AdminClient = made(AdminClient, config)
 
     def brokers(self) -> int:
         """Count the brokers."""
@@ -174,11 +172,12 @@ class TopicAdmin:
             return call()
         except KafkaException as fault:
             error: Any = fault.args[0]
-            self._client.poll(0)  # Serves `_remember`.
+            self._client.poll(0)  # Serves `_heard`: the client's own answer is only `timed out`.
             if error.code() == ignored:
                 return None
-            told = f"{error.str()}{f'; {self._last_error}' if self._last_error else ''}"
-            if "uthentication" in told or error.code() in (
+            heard = self._heard.refusal or self._heard.latest
+            told = f"{error.str()}{f'; {heard.str()}' if heard is not None else ''}"
+            if self._heard.refusal is not None or error.code() in (
                 KafkaError.TOPIC_AUTHORIZATION_FAILED,
                 KafkaError.CLUSTER_AUTHORIZATION_FAILED,
             ):
@@ -200,7 +199,3 @@ class TopicAdmin:
                     hint="is it running, and is kafka.bootstrap.servers right?",
                 ) from None
             raise ProcessorError(f"Kafka refused to {what}: {error.str()}") from None
-
-    def _remember(self, error: Any) -> None:
-        """Keep what the client says in the background; its own answer is only `timed out`."""
-        self._last_error = error.str()

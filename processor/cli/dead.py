@@ -16,7 +16,11 @@ COLUMNS = ("job_id", "job_type", "key", "attempts", "error_class", "error_messag
 
 @click.group()
 def dead() -> None:
-    """List and show dead letters."""
+    """List and show dead letters.
+
+    \b
+      processor dead list copy
+    """
 
 
 @dead.command("list")

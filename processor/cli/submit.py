@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import sys
 import time
-import uuid
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -16,13 +15,14 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from processor.cli import output
-from processor.errors import ProcessorError, UsageError
+from processor.cli.report import Report
+from processor.errors import ContractError, ProcessorError, UsageError
 
 if TYPE_CHECKING:
     from processor.client import Client
     from processor.engine.submit import NewJob
+    from processor.status import StatusReader
 
-SKIPPED_NAMESPACE = uuid.UUID("5f3f7f2e-5f0c-4b1e-9c39-6a5d6a2a8a11")
 WAIT_SECONDS = 300.0
 
 
@@ -94,6 +94,8 @@ def submit(
     settings = load_settings()
     with Client(settings, source="processor-cli") as client:
         client.topic_of(job_type)
+        if not dry_run:
+            client.prepare(job_type)  # An outage is told once, before the first of many lines.
         if source is not None:
             _submit_lines(client, job_type, source, job_of, report, dry_run, wait, timeout)
             return
@@ -105,7 +107,7 @@ def submit(
         if dry_run:
             output.say(f"dry run: `{job_type}` is valid for topic {client.topic_of(job_type).name}")
             return
-        waiter = _waiter(client, job_type, settings) if wait else None
+        waiter = _waiter(client, job_type) if wait else None
         accepted = client.submit_soon(job).result()
         click.echo(json.dumps(asdict(accepted)))
         if waiter is not None and not _print_outcomes(waiter, [accepted.job_id], timeout):
@@ -116,138 +118,82 @@ def _submit_lines(
     client: Client,
     job_type: str,
     source: IO[str],
-    job_of: Any,
+    job_of: Callable[[Line, str | None], NewJob],
     report: Path | None,
     dry_run: bool,
     wait: bool,
     timeout: float,
 ) -> None:
-    from processor.engine.submit import Accepted, Refused
+    from processor.engine.submit import Refused
 
-    reported = Report.open(report, job_type)
-    refused = 0
-    taken: list[str] = []
-    waiter = _waiter(client, job_type, client.settings) if wait and not dry_run else None
-    numbers: list[int] = []
-
-    def jobs() -> Iterator[NewJob]:
-        nonlocal refused
-        for line in _lines(source):
-            if isinstance(line.document, ProcessorError):
-                fault = line.document
-            elif line.number in reported.accepted:
-                continue
-            else:
-                try:
-                    job = job_of(line, reported.job_id(line.number))
-                except ProcessorError as error:
-                    fault = error
-                else:
-                    numbers.append(line.number)
-                    yield job
-                    continue
-            refused += 1
-            _say_refused(line.number, fault.message, fault.hint)
-
-    with output.progress() as bar, reported:
-        task = bar.add_task(f"submitting {job_type}", total=None)
+    with output.progress() as bar, ExitStack() as stack:
+        reported = Report.read(report, job_type)
+        bulk = Bulk(source, job_of, reported)
         if dry_run:
-            checked = sum(1 for _ in jobs())
-            output.say(f"dry run: {checked} valid, {refused} refused")
-        else:
-            for count, answer in enumerate(client.submit_many(jobs())):
-                number = numbers[count]
-                if isinstance(answer, Refused):
-                    refused += 1
-                    _say_refused(number, answer.message, answer.hint)
-                    continue
-                assert isinstance(answer, Accepted)
-                taken.append(answer.job_id)
-                row = {"line": number, **asdict(answer)}
-                reported.add(row)
-                click.echo(json.dumps(row))
-                bar.update(task, completed=len(taken))
-            before = len(reported.accepted)
-            skipped = f", {before} accepted before" if before else ""
-            output.say(f"{len(taken)} accepted, {refused} refused{skipped}")
-    alive = waiter is None or _print_outcomes(waiter, taken, timeout)
-    if refused or not alive:
+            checked = sum(1 for _ in bulk.jobs())
+            output.say(f"dry run: {checked} valid, {bulk.refused} refused")
+            sys.exit(1 if bulk.refused else 0)
+        stack.enter_context(reported)
+        waiter = _waiter(client, job_type) if wait else None
+        if waiter is not None and reported.accepted:
+            waiter.from_start()  # What was accepted before may have ended before, too.
+        awaited = reported.job_ids() if wait else []
+        task = bar.add_task(f"submitting {job_type}", total=None)
+        count = 0
+        for answer in client.submit_many(bulk.jobs()):
+            number = bulk.numbers.popleft()
+            if isinstance(answer, Refused):
+                bulk.refuse(number, answer.message, answer.hint)
+                continue
+            count += 1
+            if wait:
+                awaited.append(answer.job_id)
+            row = {"line": number, **asdict(answer)}
+            reported.add(row)
+            click.echo(json.dumps(row))
+            bar.update(task, completed=count)
+    before = f", {len(reported.accepted)} accepted before" if reported.accepted else ""
+    output.say(f"{count} accepted, {bulk.refused} refused{before}")
+    alive = waiter is None or _print_outcomes(waiter, awaited, timeout)
+    if bulk.refused or not alive:
         sys.exit(1)
 
 
-class Report:
-    """What was accepted of a bulk file, one JSON line each; given again, those are left out.
+class Bulk:
+    """The jobs of a file that are not in its report yet; what is no job is refused on stderr."""
 
-    A job's id comes from the report's own id and its line, so a job that was accepted just before
-    a crash, and not written down, is submitted again as the same job.
-    """
+    def __init__(
+        self,
+        source: IO[str],
+        job_of: Callable[[Line, str | None], NewJob],
+        reported: Report,
+    ) -> None:
+        self._source = source
+        self._job_of = job_of
+        self._reported = reported
+        self.numbers: deque[int] = deque()  # Of the lines whose answers are still to come.
+        self.refused = 0
 
-    def __init__(self, path: Path | None, report_id: str, accepted: set[int]) -> None:
-        self._path = path
-        self._id = report_id
-        self.accepted = accepted
-        self._file: IO[str] | None = None
+    def jobs(self) -> Iterator[NewJob]:
+        """Give the jobs in the order of their lines."""
+        for line in _lines(self._source):
+            if line.number in self._reported.accepted:
+                continue
+            if isinstance(line.document, ProcessorError):
+                self.refuse(line.number, line.document.message, line.document.hint)
+                continue
+            try:
+                job = self._job_of(line, self._reported.job_id(line.number))
+            except ProcessorError as fault:
+                self.refuse(line.number, fault.message, fault.hint)
+                continue
+            self.numbers.append(line.number)
+            yield job
 
-    @classmethod
-    def open(cls, path: Path | None, job_type: str) -> Report:
-        """Read an earlier report, or begin one."""
-        if path is None or not path.exists() or path.stat().st_size == 0:
-            report = cls(path, str(uuid.uuid4()), set())
-            if path is not None:
-                head = {"report": report._id, "job_type": job_type}
-                path.write_text(json.dumps(head) + "\n", encoding="utf-8")
-            return report
-        rows = _report_rows(path)
-        if not rows or "report" not in rows[0]:
-            raise UsageError(f"{path} is no report of `processor submit`", hint="name a new file")
-        if rows[0].get("job_type") != job_type:
-            raise UsageError(
-                f"{path} is a report on `{rows[0].get('job_type')}`, not `{job_type}`",
-                hint="name a new file",
-            )
-        return cls(path, rows[0]["report"], {row["line"] for row in rows[1:] if "line" in row})
-
-    def job_id(self, line: int) -> str | None:
-        """The id of a line's job: always the same within one report."""
-        if self._path is None:
-            return None
-        digest = hashlib.sha256(f"{self._id}:{line}".encode()).digest()
-        return str(uuid.UUID(bytes=digest[:16], version=8))
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Write down one accepted job."""
-        if self._file is not None:
-            self._file.write(json.dumps(row) + "\n")
-            self._file.flush()
-
-    def __enter__(self) -> Report:
-        if self._path is not None:
-            self._file = self._path.open("a", encoding="utf-8")
-            if not _ends_whole(self._path):  # The last run was killed within a line.
-                self._file.write("\n")
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self._file is not None:
-            self._file.close()
-
-
-def _ends_whole(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read() == b"\n"
-
-
-def _report_rows(path: Path) -> list[dict[str, Any]]:
-    rows = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(text)
-        except json.JSONDecodeError:
-            continue  # The line that was being written when the last run ended.
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
+    def refuse(self, number: int, message: str, hint: str | None) -> None:
+        """Count a line that is not on the log, and say why."""
+        self.refused += 1
+        output.say(f"line {number}: {message}" + (f"; hint: {hint}" if hint else ""))
 
 
 def _lines(source: Iterable[str]) -> Iterator[Line]:
@@ -293,7 +239,12 @@ def _job(
     from processor.contracts.avro import payload_from_json
     from processor.engine.submit import NewJob
 
-    payload = payload_from_json(client.schema_of(job_type), line.document)
+    schema = client.schema_of(job_type)
+    try:
+        payload = payload_from_json(schema, line.document)
+    except ContractError as fault:
+        hint = fault.hint or f"its contract is {schema.path}"
+        raise UsageError(fault.message, hint=hint) from None
     if key_field is not None:
         key = _field(line.document, key_field)
     return NewJob(
@@ -318,11 +269,7 @@ def _field(document: Any, path: str) -> str:
     return str(value)
 
 
-def _say_refused(line: int, message: str, hint: str | None) -> None:
-    output.say(f"line {line}: {message}" + (f"; hint: {hint}" if hint else ""))
-
-
-def _waiter(client: Client, job_type: str, settings: Any) -> Any:
+def _waiter(client: Client, job_type: str) -> StatusReader:
     from processor.status import StatusReader
 
     topic = client.topic_of(job_type)
@@ -331,10 +278,10 @@ def _waiter(client: Client, job_type: str, settings: Any) -> Any:
             f"topic `{topic.name}` publishes no status, so there is nothing to wait for",
             hint="set `status: {publish: true}` in its file",
         )
-    return StatusReader(settings, topic).from_now()
+    return StatusReader(client.settings, topic).from_now()
 
 
-def _print_outcomes(waiter: Any, job_ids: list[str], timeout: float) -> bool:
+def _print_outcomes(waiter: StatusReader, job_ids: list[str], timeout: float) -> bool:
     """Print each outcome as it comes. Returns whether no job is dead; raises when time runs out."""
     alive = True
     until = time.monotonic() + timeout

@@ -3,8 +3,9 @@
 Rule 1: entries of one *turn* run one after the other, in offset order; turns run side by side.
         Ordering `partition` has one turn in all, `key` one a key, `none` one a record.
 Rule 2: a turn that was taken is busy until it is released; what is put back goes to its head.
-Rule 3: an entry that waits for its time keeps its place: the rest of its turn waits behind it.
-Rule 4: a full lane pauses its partition and is resumed at half. `full` is a signal, not a wall:
+Rule 3: a busy turn that is held does not go on when it is released, but when it is let go.
+Rule 4: an entry that waits for its time keeps its place: the rest of its turn waits behind it.
+Rule 5: a full lane pauses its partition and is resumed at half. `full` is a signal, not a wall:
         the batch that filled the lane is kept, so a lane holds at most `records_max` plus a batch.
 """
 
@@ -16,7 +17,7 @@ from collections.abc import Hashable, Iterable
 from enum import StrEnum
 
 from processor.core.watermark import Watermark
-from processor.model import Hop, JobHeaders, Record
+from processor.model import Failure, Hop, JobHeaders, Record
 
 Turn = Hashable
 
@@ -32,7 +33,7 @@ class Ordering(StrEnum):
 class Entry:
     """A record in a lane, and what the engine knows of it."""
 
-    __slots__ = ("attempt", "hop", "job", "lane", "not_before", "record", "turn")
+    __slots__ = ("attempt", "given_up", "hop", "job", "lane", "not_before", "record", "turn")
 
     def __init__(self, record: Record, hop: Hop, lane: Lane, turn: Turn) -> None:
         self.record = record
@@ -42,6 +43,7 @@ class Entry:
         self.attempt = 0  # Runs so far.
         self.hop = hop  # Its way so far.
         self.job: JobHeaders | None = None  # What its headers say, once they were read.
+        self.given_up: Failure | None = None  # A run that failed, to be judged at the turn's head.
 
     def __repr__(self) -> str:
         record = self.record
@@ -51,6 +53,7 @@ class Entry:
 class Lane:
     """One partition's entries, waiting, running or waiting for an acknowledgement.
 
+    >>> from processor.model import Position
     >>> lane = Lane(tier=0, ordering=Ordering.KEY, start=7, records_max=10)
     >>> for offset, key in (7, b"a"), (8, b"b"), (9, b"a"):
     ...     hop = Hop(Position("t", 0, offset), 0)
@@ -61,8 +64,8 @@ class Lane:
     [8]
     """
 
-    __slots__ = ("_busy", "_queues", "_ready", "_sleeping", "ordering", "records_max", "tier",
-                 "waiting", "watermark")  # fmt: skip
+    __slots__ = ("_busy", "_held", "_queues", "_ready", "_sleeping", "ordering", "records_max",
+                 "tier", "waiting", "watermark")  # fmt: skip
 
     def __init__(self, *, tier: int, ordering: Ordering, start: int, records_max: int) -> None:
         assert tier >= 0 and records_max >= 1
@@ -74,6 +77,7 @@ class Lane:
         self._queues: dict[Turn, deque[Entry]] = {}
         self._ready: deque[Turn] = deque()
         self._busy: set[Turn] = set()
+        self._held: set[Turn] = set()
         self._sleeping: list[tuple[float, int, Turn]] = []  # A heap: (until, head's offset, turn).
 
     @property
@@ -113,8 +117,7 @@ class Lane:
             queue.append(entry)
             return entry
         self._queues[entry.turn] = deque((entry,))
-        if entry.turn not in self._busy:
-            self._ready.append(entry.turn)
+        self._go_on(entry.turn)
         return entry
 
     def take(self, *, now: float, count_max: int) -> list[Entry]:
@@ -141,22 +144,35 @@ class Lane:
         return []
 
     def put_back(self, entries: Iterable[Entry]) -> None:
-        """Return entries of a busy turn to its head, in the order given."""
+        """Return entries of a busy or held turn to its head, in the order given."""
         for entry in reversed(list(entries)):
-            assert entry.turn in self._busy
+            assert entry.turn in self._busy or entry.turn in self._held
             self._queues.setdefault(entry.turn, deque()).appendleft(entry)
             self.waiting += 1
 
     def release(self, turn: Turn) -> None:
-        """End a busy turn: its next entries may be taken."""
+        """End a busy turn: its next entries may be taken, unless it is held."""
         self._busy.remove(turn)
-        if turn in self._queues:
-            self._ready.append(turn)
+        self._go_on(turn)
+
+    def hold(self, turn: Turn) -> None:
+        """Let nothing more of a busy turn be taken until `let_go`."""
+        assert turn in self._busy and turn not in self._held
+        self._held.add(turn)
+
+    def let_go(self, turn: Turn) -> None:
+        """End the hold: the turn goes on, or will when it is released."""
+        self._held.remove(turn)
+        self._go_on(turn)
 
     def settle(self, entry: Entry) -> None:
         """Note that an entry reached a final or parked state."""
         assert entry.lane is self
         self.watermark.settle(entry.record.offset)
+
+    def _go_on(self, turn: Turn) -> None:
+        if turn in self._queues and turn not in self._busy and turn not in self._held:
+            self._ready.append(turn)
 
     def _turn_of(self, record: Record) -> Turn:
         if self.ordering is Ordering.PARTITION:

@@ -66,7 +66,7 @@ Verdict = Done | Retry | WaitInPlace | DeadLetter | Bury | Wait
 OUTAGE_WAIT_SECONDS = 1.0
 
 
-def arrive(lane: Lane, record: Record) -> Entry:
+def arrive(lane: Lane, record: Record, assignment: Assignment) -> Entry:
     """Put a record into its lane. One whose own engine headers are malformed starts anew.
 
     A malformed set can only be foreign: it must not stall the lane, and its job still runs.
@@ -75,7 +75,10 @@ def arrive(lane: Lane, record: Record) -> Entry:
         hop = (headers.read_hop(record) if lane.tier > 0 else None) or headers.first_hop(record)
     except ContractError:
         hop = headers.first_hop(record)
-    return lane.arrive(record, hop)
+    entry = lane.arrive(record, hop)
+    if assignment.policy.tiers == 0:  # Nowhere to park it: it waits as the head of its turn.
+        entry.not_before = _asked_not_before_ms(record) / 1000
+    return entry
 
 
 def admit(entry: Entry, assignment: Assignment, now: float) -> Run | Hold:
@@ -84,13 +87,13 @@ def admit(entry: Entry, assignment: Assignment, now: float) -> Run | Hold:
     A job that asks to start later is parked in the first tier, so that its partition goes on.
     """
     tier = entry.lane.tier
+    asked_ms = _asked_not_before_ms(entry.record) if tier == 0 else 0
+    not_before_ms = asked_ms if asked_ms > now * 1000 else 0
     ahead = assignment.fence.tier_ahead(entry.record.key, tier=tier)
     if ahead is not None:
-        return Hold(tier=ahead)
-    if tier == 0 and assignment.policy.tiers > 0:
-        not_before_ms = _asked_not_before_ms(entry.record)
-        if not_before_ms > now * 1000:
-            return Hold(tier=1, not_before_ms=not_before_ms)
+        return Hold(tier=ahead, not_before_ms=not_before_ms)
+    if not_before_ms > 0 and assignment.policy.tiers > 0:
+        return Hold(tier=1, not_before_ms=not_before_ms)
     return Run()
 
 
@@ -191,7 +194,8 @@ def _copy(entry: Entry, assignment: Assignment, hop: Hop, topic: str) -> tuple[O
 
 
 def _asked_not_before_ms(record: Record) -> int:
-    for name, value in record.headers:
-        if name == headers.NOT_BEFORE and value is not None and value.isdigit():
-            return int(value[:19])
+    """The last header counts, as in `read_job`; a malformed one is told of when the job is run."""
+    for name, value in reversed(record.headers):
+        if name == headers.NOT_BEFORE and value is not None:
+            return int(value) if value.isdigit() and len(value) <= 19 else 0
     return 0

@@ -65,7 +65,11 @@ class Log(Protocol):
         ...
 
     def poll(self, records_max: int, timeout_seconds: float) -> list[Record]:
-        """Records in offset order for each partition; waits for the first one only."""
+        """Records in offset order for each partition; waits for the first one only.
+
+        Tells of ownership meanwhile; none of the records was read before its partition was
+        unassigned.
+        """
         ...
 
     def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Committed]:

@@ -8,6 +8,8 @@ are flushed at the slice's end, when a job failed, and when the oldest has waite
 from __future__ import annotations
 
 import json
+import threading
+from asyncio import CancelledError
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -17,29 +19,18 @@ from processor.contracts.claims import ClaimStore, ObjectStore, claim_from_heade
 from processor.core.lane import Entry
 from processor.engine.context import JobCancelled, JobContext
 from processor.engine.job import JobSpec
+from processor.engine.outcomes import away, failure_of, key_text, known_outcome, written_outcome
 from processor.engine.ports import Clock, Ledger, LedgerRow, OwnershipLost, TransactionalSink
 from processor.engine.slices import (
     Duplicate,
-    Dying,
     Failed,
     Outcome,
     Report,
     Running,
     Slice,
-    Succeeded,
     Unavailable,
 )
-from processor.engine.telemetry import Outage
-from processor.errors import (
-    ContractError,
-    JobTimeout,
-    OutageError,
-    PermanentError,
-    RegistryUnavailable,
-    Retry,
-    SinkUnavailable,
-    StoreUnavailable,
-)
+from processor.errors import ContractError, OutageError, PermanentError, StoreUnavailable
 from processor.model import Effect, Failure, JobHeaders
 
 FLUSH_SECONDS = 0.1
@@ -59,7 +50,10 @@ class _Abandoned(Exception):
 
 
 class _Told(Exception):
-    """The run ended early because the worker wants its thread back."""
+    """The slice ends early, and the present job comes again."""
+
+
+_Unwritten = tuple[Entry, Effect, JobSpec, float]  # The last: how many seconds it ran.
 
 
 @dataclass(slots=True)
@@ -68,7 +62,7 @@ class _Progress:
 
     work: Slice
     outcomes: list[tuple[Entry, Outcome]] = field(default_factory=list)
-    unwritten: list[tuple[Entry, Effect, JobSpec, float]] = field(default_factory=list)
+    unwritten: list[_Unwritten] = field(default_factory=list)
     since: float = 0.0  # Monotonic seconds: when the oldest unwritten run started.
 
 
@@ -89,6 +83,7 @@ class Runner:
         bind_log: Callable[[Entry, JobHeaders, int], Any],
         on_outage: Callable[[OutageError], None],
         claim_bytes_max: int = 64 * 1024 * 1024,
+        wait: Callable[[threading.Event, float], bool] = threading.Event.wait,
     ) -> None:
         self._jobs = jobs
         self._decode = decode
@@ -101,6 +96,7 @@ class Runner:
         self._bind_log = bind_log
         self._on_outage = on_outage
         self._claim_bytes_max = claim_bytes_max
+        self._wait = wait
 
     def run(self, work: Slice, report: Callable[[Report], None]) -> None:
         """Run a slice's entries in order until one fails, it is asked to stop, or none is left."""
@@ -125,18 +121,19 @@ class Runner:
                     return
                 outcome = self._run_one(entry, known, progress)
                 if outcome is not None:
-                    self._flush(progress)
+                    if not self._flush(progress):
+                        return
                     progress.outcomes.append((entry, outcome))
                     if not isinstance(outcome, Duplicate):
                         return  # The rest asks the fence again.
                 elif self._clock.monotonic() - progress.since >= FLUSH_SECONDS:
-                    self._flush(progress)
+                    if not self._flush(progress):
+                        return
                     report(Report(work, progress.outcomes, finished=False))
                     progress.outcomes = []
         except OutageError as outage:
-            self._flush(progress)
-            away = Unavailable(_what(outage), outage.message)
-            progress.outcomes.append((entry, away))
+            if self._flush(progress):
+                progress.outcomes.append((entry, Unavailable(away(outage), outage.message)))
         except _Told:
             return
 
@@ -195,7 +192,8 @@ class Runner:
     ) -> LedgerRow | None:
         """The ledger's row; asked for again where this very slice may have made it."""
         if any(effect.identity == identity for _, effect, _, _ in progress.unwritten):
-            self._flush(progress)
+            if not self._flush(progress):
+                raise _Told
             ask = True
         if ask:
             return self._ledger.lookup([identity]).get(identity)
@@ -245,7 +243,7 @@ class Runner:
         except JobCancelled:
             self._finish(work)
             raise _Told from None
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever user code raises is a failed run.
+        except (Exception, SystemExit, CancelledError) as error:  # noqa: BLE001 - whatever user code raises is a failed run.
             self._finish(work)
             return failure_of(error, permanent=isinstance(error, spec.permanent))
         self._finish(work)
@@ -256,44 +254,40 @@ class Runner:
         if not work.finish():
             raise _Abandoned
 
-    def _flush(self, progress: _Progress) -> None:
+    def _flush(self, progress: _Progress) -> bool:
         """Write what succeeded. While the sink is away, wait here: the runs need not be repeated.
 
-        Asked to stop meanwhile, it leaves them unwritten: their next owner runs them again.
+        False: the slice ends here, since it was asked to stop meanwhile, or since a sink refuses a
+        result for good. What has no outcome by then is run again.
         """
         while progress.unwritten:
+            unwritten, progress.unwritten = progress.unwritten, []
             try:
-                self._write(progress.work, progress.unwritten)
+                progress.outcomes += self._write(progress.work, unwritten)
             except OutageError as outage:
                 self._on_outage(outage)
-                if progress.work.stop.wait(OUTAGE_RETRY_SECONDS):
-                    return
-                continue
+                if self._wait(progress.work.stop, OUTAGE_RETRY_SECONDS):
+                    return False
+                progress.unwritten = unwritten
             except PermanentError as fault:
-                self._write_one_by_one(progress, fault)
-                continue
-            progress.outcomes += [
-                (entry, Succeeded(result_text(effect.result), seconds))
-                for entry, effect, _, seconds in progress.unwritten
-            ]
-            progress.unwritten = []
+                return self._write_one_by_one(progress, unwritten, fault)
+        return True
 
-    def _write_one_by_one(self, progress: _Progress, fault: PermanentError) -> None:
-        """Find the result that a sink refuses for good: its job fails, the others are written."""
-        whole, progress.unwritten = progress.unwritten, []
+    def _write_one_by_one(
+        self, progress: _Progress, whole: list[_Unwritten], fault: PermanentError
+    ) -> bool:
+        """Find the result that a sink refuses for good: its job fails, those before are written."""
         if len(whole) == 1:
             entry, _, _, seconds = whole[0]
             progress.outcomes.append((entry, Failed(failure_of(fault), seconds)))
-            return
+            return False
         for each in whole:
             progress.unwritten = [each]
-            self._flush(progress)
-            if progress.unwritten:  # Asked to stop: this one and the rest are run again.
-                return
+            if not self._flush(progress):
+                return False
+        return True
 
-    def _write(
-        self, work: Slice, unwritten: Sequence[tuple[Entry, Effect, JobSpec, float]]
-    ) -> None:
+    def _write(self, work: Slice, unwritten: Sequence[_Unwritten]) -> list[tuple[Entry, Outcome]]:
         """Named sinks first (twice does no harm), then rows and transactional sinks as one."""
         transactional: dict[str, TransactionalSink] = {}
         for _, effect, spec, _ in unwritten:
@@ -308,62 +302,11 @@ class Runner:
                     transactional[effect.identity].write_in(transaction, [effect])
 
         effects = [effect for _, effect, _, _ in unwritten]
-        self._ledger.record(work.owner, effects, write if transactional else None)
-
-
-def known_outcome(row: LedgerRow, job: JobHeaders) -> Outcome | None:
-    """What a ledger row says of a job that came again; None lets it run.
-
-    A job whose idempotency key belongs to another job that died is run: nothing has taken effect.
-    """
-    if row.state == "done":
-        return Duplicate(row.job_id, "done", row.result)
-    if row.job_id != job.job_id:
-        return None
-    if row.state == "dying":
-        return Dying(row.failure or Failure("Unknown", "the failure was not kept", permanent=True))
-    return Duplicate(row.job_id, "dead", None)
-
-
-def failure_of(error: BaseException, *, permanent: bool = False) -> Failure:
-    """Describe an exception for headers and logs: class, message, whether repeating can help."""
-    failure = Failure(
-        error_class=type(error).__name__,
-        message=" ".join(str(error).split()) or type(error).__name__,
-        permanent=permanent or isinstance(error, PermanentError),
-        retry_after_seconds=error.after_seconds if isinstance(error, Retry) else None,
-    )
-    return Failure(
-        failure.error_class,
-        failure.message,
-        failure.permanent,
-        failure.retry_after_seconds,
-        headers.fingerprint(failure),
-    )
-
-
-def timed_out(running: Running, now: float) -> Failure:
-    """The failure of a run that was abandoned."""
-    return failure_of(JobTimeout(f"still running after {now - running.started:.0f} seconds"))
-
-
-def key_text(key: bytes | None) -> str | None:
-    """An ordering key as text."""
-    return None if key is None else key.decode(errors="replace")
-
-
-def result_text(result: Any) -> str | None:
-    """A handler's result as JSON."""
-    return None if result is None else json.dumps(result)
-
-
-def _what(outage: OutageError) -> Outage:
-    match outage:
-        case RegistryUnavailable():
-            return "registry"
-        case StoreUnavailable():
-            return "store"
-        case SinkUnavailable():
-            return "sink"
-        case _:
-            return "broker"
+        new = self._ledger.record(work.owner, effects, write if transactional else None)
+        others = [effect.identity for effect in effects if effect.identity not in new]
+        rows = self._ledger.lookup(others) if others else {}
+        return [
+            (entry, written_outcome(rows.get(effect.identity), entry.job, effect, seconds))
+            for entry, effect, _, seconds in unwritten
+            if entry.job is not None
+        ]

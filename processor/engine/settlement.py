@@ -3,7 +3,8 @@
 A verdict becomes a list of steps for its entry. Each step ends with an answer (a delivery or an
 errand's end), which starts the next one; after the last the entry is settled. Death has four:
 `dying` in the ledger -> dead letter appended -> `dead` in the ledger -> status appended. A crash
-between two of them repeats the later ones and never loses or invents a letter.
+between two of them repeats the later ones and never loses or invents a letter. Its turn is held
+until the first is done: a job that ran while a death was noted nowhere could be overtaken by it.
 
 A delivery that failed may have landed, and what was sent after it may have landed without it. So
 the partition is given up and taken again: sending again could put a key's copies out of order. An
@@ -16,7 +17,7 @@ import heapq
 import itertools
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -115,7 +116,9 @@ class Settlement:
                 return True
             case WaitInPlace(until, failure):
                 entry.not_before = until
-                entry.hop = entry.hop.after(failure, attempt=entry.attempt, now_ms=int(now * 1000))
+                failed = entry.hop.after(failure, attempt=entry.attempt, now_ms=int(now * 1000))
+                # It is the same copy still: the fence knows it by that name.
+                entry.hop = replace(failed, epoch=entry.hop.epoch, copy=entry.hop.copy)
                 self._tell_failure(entry, failure, "job waits in the last tier", until)
                 return True
             case Retry(tier, not_before, failure):
@@ -127,6 +130,7 @@ class Settlement:
                 death = _death(entry, failure)
                 if isinstance(verdict, DeadLetter):
                     steps.append(Note.DYING)
+                    entry.lane.hold(entry.turn)
                 letters = self._rules[assignment.partition.topic].topic.dead_letter_topic
                 steps.append(journey.dead_letter(entry, assignment, failure, letters, now))
                 steps.append(Note.DEAD)
@@ -175,9 +179,15 @@ class Settlement:
             raise answer
         assert isinstance(answer, set)
         for each in alive:
+            lane, turn = each.entry.lane, each.entry.turn
             if each.death is not None and each.death.identity in answer:
-                each.steps.clear()  # It took effect meanwhile: there is no death to tell of.
-            self._advance(each)
+                # It took effect meanwhile: there is no death. It comes again, as a duplicate.
+                each.assignment.settling -= 1
+                lane.put_back([each.entry])
+            else:
+                self._advance(each)
+            if errand.note is Note.DYING:
+                lane.let_go(turn)
         return []
 
     def flush(self) -> None:

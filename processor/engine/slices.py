@@ -87,6 +87,11 @@ class Running:
     started: float  # Monotonic seconds.
     timeout_at: float  # Monotonic seconds.
 
+    def tell(self, reason: type[TransientError]) -> None:
+        """Ask it to stop (loop thread). The first reason counts."""
+        if not self.context.cancelled:
+            self.context.cancel(reason)
+
 
 @dataclass(eq=False, slots=True)
 class Slice:
@@ -111,19 +116,13 @@ class Slice:
             self.running = None
             return not self._abandoned
 
-    def abandon(self) -> Running | None:
-        """Give the run in progress up (loop thread). None when it has just ended by itself."""
+    def abandon(self, running: Running) -> bool:
+        """Give this run up (loop thread). False: it has just ended by itself."""
         with self._fate:
-            if self.running is None:
-                return None
+            if self.running is not running:
+                return False
             self._abandoned = True
-            return self.running
-
-    def tell(self, reason: type[TransientError]) -> None:
-        """Ask the run in progress to stop (loop thread)."""
-        running = self.running
-        if running is not None and not running.context.cancelled:
-            running.context.cancel(reason)
+            return True
 
 
 class Pool(Protocol):

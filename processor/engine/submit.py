@@ -14,6 +14,7 @@ from processor.errors import UsageError
 from processor.model import Outgoing
 
 KEY_BYTES_MAX = 1024
+YEAR_10000 = 253_402_300_800.0  # Seconds since the epoch.
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,20 +87,18 @@ def outgoing(
         # The claimed value keeps its wire format; the record itself then carries no value.
         claim, value = claim_to_header(claims.put(value)), None
     job_id = _checked("job id", job.job_id) or new_id()
-    key = None if job.key is None else job.key.encode()
-    if key is not None and not 0 < len(key) <= KEY_BYTES_MAX:
-        raise UsageError(f"the key has {len(key)} bytes; 1 to {KEY_BYTES_MAX} are allowed")
+    key = _checked("key", job.key, bytes_max=KEY_BYTES_MAX)
     written = headers.write_job(
         job_id=job_id,
         job_type=job.job_type,
         source=source,
         time=datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds"),
         idempotency_key=_checked("idempotency key", job.idempotency_key),
-        not_before_ms=None if job.not_before is None else int(job.not_before * 1000),
-        deadline_ms=None if job.deadline is None else int(job.deadline * 1000),
+        not_before_ms=_milliseconds("not-before", job.not_before),
+        deadline_ms=_milliseconds("deadline", job.deadline),
         claim=claim,
     )
-    return job_id, Outgoing(topic, None, key, value, written)
+    return job_id, Outgoing(topic, None, None if key is None else key.encode(), value, written)
 
 
 def _mapping(job: NewJob) -> Mapping[str, Any]:
@@ -114,9 +113,26 @@ def _mapping(job: NewJob) -> Mapping[str, Any]:
     )
 
 
-def _checked(what: str, text: str | None) -> str | None:
-    if text is not None and not 0 < len(text.encode()) <= headers.ID_BYTES_MAX:
+def _checked(what: str, text: str | None, *, bytes_max: int = headers.ID_BYTES_MAX) -> str | None:
+    if text is None:
+        return None
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
         raise UsageError(
-            f"the {what} has {len(text.encode())} bytes; 1 to {headers.ID_BYTES_MAX} are allowed"
-        )
+            f"the {what} has lone surrogates, which UTF-8 lacks", hint="give text"
+        ) from None
+    if not 0 < size <= bytes_max:
+        raise UsageError(f"the {what} has {size} bytes; 1 to {bytes_max} are allowed")
     return text
+
+
+def _milliseconds(what: str, seconds: float | None) -> int | None:
+    if seconds is None:
+        return None
+    if not 0 <= seconds < YEAR_10000:  # NaN compares as false, so it is refused too.
+        raise UsageError(
+            f"the {what} {seconds:g} is no time from 1970 to 9999",
+            hint="give seconds since the epoch",
+        )
+    return int(seconds * 1000)

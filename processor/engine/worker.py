@@ -1,7 +1,7 @@
 """The loop: one thread that polls, owns every lane and watermark, appends and commits.
 
-It never runs user code. Pool threads run slices of lanes and hand reports back through a queue;
-here they are judged (journey.py), carried out (settlement.py), and committed as far as the
+It never runs user code. Pool threads run slices of lanes and hand reports back through a queue
+(runs.py); they are judged (journey.py), carried out (settlement.py), and committed as far as the
 watermarks allow. Everything of a partition is one `Assignment`, dropped whole when it is revoked.
 
 Revoke: stop intake -> drain within a budget -> commit -> unassign, per partition, inside the
@@ -16,18 +16,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from processor.core.assignment import Assignment
-from processor.core.lane import Entry, Lane
+from processor.core.lane import Lane
 from processor.engine import journey
-from processor.engine.context import JobCancelled
-from processor.engine.journey import Hold
 from processor.engine.ports import Clock, CommitRefused, Ledger, Log, OwnershipLost
-from processor.engine.run import timed_out
-from processor.engine.settlement import Settlement, copy_of, job_type_of
-from processor.engine.slices import Failed, Outcome, Pool, Report, Slice, Succeeded
+from processor.engine.runs import Runs
+from processor.engine.settlement import Settlement, copy_of
+from processor.engine.slices import Pool
 from processor.engine.takeover import Rules, Takeover
 from processor.engine.telemetry import Telemetry
-from processor.errors import JobTimeout, OutageError
-from processor.model import Failure, JobStatus, Partition
+from processor.errors import OutageError
+from processor.model import JobStatus, Partition
 
 POLL_RECORDS_MAX = 500
 POLL_SECONDS_MAX = 0.1  # Idle: how late a timer may be noticed.
@@ -48,7 +46,7 @@ class Limits:
 class Worker:
     """One member of the group. `run` returns after `stop`, with all that was settled committed.
 
-    `step` is one turn of the loop, for the simulator.
+    `join` and `step`, one turn of the loop, are its parts for a simulator.
     """
 
     def __init__(
@@ -72,7 +70,6 @@ class Worker:
         self._takeover = takeover
         self._topics = list(rules)
         self._clock = clock
-        self._jitter = jitter
         self._telemetry = telemetry
         self._logger = logger
         self._limits = limits
@@ -88,9 +85,19 @@ class Worker:
             telemetry=telemetry,
             logger=logger,
         )
+        self._runs = Runs(
+            pool=pool,
+            settlement=self._settlement,
+            owner=takeover.owner,
+            clock=clock,
+            jitter=jitter,
+            telemetry=telemetry,
+            logger=logger,
+            slice_records_max=limits.slice_records_max,
+            timeout_grace_seconds=limits.timeout_grace_seconds,
+        )
         self._assignments: dict[Partition, Assignment] = {}
         self._lanes: dict[Partition, tuple[Assignment, Lane]] = {}
-        self._slices: set[Slice] = set()
         self._untaken: dict[Partition, float] = {}  # Ours in the group, to be taken again at.
         self._commit_at = 0.0
         self._quiet_turns = 0
@@ -122,9 +129,13 @@ class Worker:
         """Ask `run` to finish or hand back what runs, commit, leave. Safe in a signal handler."""
         self._stopping = True
 
+    def join(self) -> None:
+        """Join the group: the first thing that `run` does."""
+        self._log.subscribe(self._topics, self)
+
     def run(self) -> None:
         """Serve the topics until `stop`."""
-        self._log.subscribe(self._topics, self)
+        self.join()
         while not self._stopping:
             self.step()
         self._logger.info("worker stopping", drain_seconds=self._limits.drain_seconds)
@@ -135,12 +146,13 @@ class Worker:
 
     def step(self) -> None:
         """One turn: consume, collect, admit, commit."""
+        self._retake()  # Never inside a rebalance: what is being revoked must not be taken again.
         records = self._log.poll(POLL_RECORDS_MAX, self._poll_seconds())
         for record in records:
             found = self._lanes.get(Partition(record.topic, record.partition))
             # Records polled after a revoke, or fetched twice around a pause, are not ours to judge.
             if found is not None and record.offset >= found[1].watermark.next_offset:
-                entry = journey.arrive(found[1], record)
+                entry = journey.arrive(found[1], record, found[0])
                 if found[1].tier > 0:
                     found[0].fence.add(record.key, tier=found[1].tier, copy=copy_of(entry))
         for topic, count in Counter(record.topic for record in records).items():
@@ -153,17 +165,16 @@ class Worker:
         self._turned_at = self._clock.monotonic()
         moved = self._collect()
         self._admit()
-        self._police()
+        self._runs.police()
         self._settlement.flush()
         self._regulate()
-        self._retake()
         if self._clock.monotonic() >= self._commit_at:
             self._commit(self.assignments)
         return moved
 
     def _poll_seconds(self) -> float:
         """How long to wait for records: short while an answer is awaited."""
-        if not self._slices and all(each.settling == 0 for each in self._assignments.values()):
+        if not self._runs.any and all(each.settling == 0 for each in self._assignments.values()):
             wakes = [lane.wakes_at for _, lane in self._lanes.values() if lane.wakes_at is not None]
             until = min(wakes, default=float("inf")) - self._clock.now()
             return max(0.0, min(POLL_SECONDS_MAX, until))
@@ -181,128 +192,18 @@ class Worker:
                 raise answer  # A bug on a pool thread: the log replays what was not committed.
             for assignment in self._settlement.noted(errand, answer):
                 self._give_up(assignment, "the ledger knows a newer owner")
-        reports = self._pool.reports()
-        for report in reports:
-            self._collect_report(report)
-        return bool(deliveries or errands or reports)
-
-    def _collect_report(self, report: Report) -> None:
-        work = report.slice
-        assignment: Assignment = work.assignment
-        if work not in self._slices:
-            return  # Abandoned: its entries were judged when it was.
-        if report.finished:
-            self._slices.remove(work)
-            assignment.running -= 1
-        if assignment.dropped:
-            return
-        if report.lost:
+        reported, lost = self._runs.collect()
+        for assignment in lost:
             self._give_up(assignment, "the ledger knows a newer owner")
-            return
-        waiting = self._judge_all(work, assignment, report.outcomes)
-        if report.finished:
-            self._hand_back(work, waiting)
+        return bool(deliveries or errands or reported)
 
-    def _judge_all(
-        self, work: Slice, assignment: Assignment, outcomes: Sequence[tuple[Entry, Outcome]]
-    ) -> list[Entry]:
-        """Judge what a slice reports. Returns the entries that stay in their lane."""
-        work.reported += len(outcomes)
-        waiting = []
-        for entry, outcome in outcomes:
-            if isinstance(outcome, Succeeded | Failed):
-                entry.attempt += 1
-            now = self._clock.now()
-            verdict = journey.settle(entry, outcome, assignment, now=now, jitter=self._jitter())
-            if self._settlement.perform(entry, assignment, verdict, now):
-                waiting.append(entry)
-        topic = assignment.partition.topic
-        runs = [(e, o.seconds) for e, o in outcomes if isinstance(o, Succeeded | Failed)]
-        for job_type in {job_type_of(entry) for entry, _ in runs}:
-            self._telemetry.ran(topic, job_type, [s for e, s in runs if job_type_of(e) == job_type])
-        return waiting
-
-    def _hand_back(self, work: Slice, waiting: list[Entry]) -> None:
-        """Put what was not run back at the head of its turn, and let the turn go on."""
-        lane = work.entries[0].lane
-        lane.put_back([*waiting, *work.entries[work.reported :]])
-        lane.release(work.entries[0].turn)
-
-    # Admit: take from the lanes, ask the fence, hand slices to the pool.
+    # Admit: the first of the assignments is served first.
 
     def _admit(self) -> None:
-        free = self._pool.free
-        if free <= 0:
-            return
-        now = self._clock.now()
-        for assignment in list(self._assignments.values()):
-            if assignment.draining:
-                continue
-            for lane in reversed(assignment.lanes):  # Older work first: the deepest tier.
-                while free > 0 and (taken := self._take(lane, now)):
-                    free -= self._admit_taken(assignment, taken, now)
-            if free <= 0:
-                self._rotate()
-                return
-
-    def _take(self, lane: Lane, now: float) -> list[Entry]:
-        return lane.take(now=now, count_max=self._limits.slice_records_max)
-
-    def _rotate(self) -> None:
-        """Let another partition be first the next time the pool is short."""
-        first = next(iter(self._assignments))
-        self._assignments[first] = self._assignments.pop(first)
-
-    def _admit_taken(self, assignment: Assignment, taken: list[Entry], now: float) -> int:
-        """Start a slice with what may run and park the rest. Returns how many slices started."""
-        runs = []
-        for entry in taken:
-            verdict = journey.admit(entry, assignment, now)
-            if isinstance(verdict, Hold):
-                self._settlement.park(entry, assignment, verdict)
-            else:
-                runs.append(entry)
-        if not runs:
-            taken[0].lane.release(taken[0].turn)
-            return 0
-        work = Slice(self._takeover.owner(assignment), runs, assignment)
-        self._slices.add(work)
-        assignment.running += 1
-        self._pool.submit(work)
-        return 1
-
-    # Police: runs that outlive their timeout.
-
-    def _police(self) -> None:
-        now = self._clock.monotonic()
-        for work in list(self._slices):
-            running = work.running
-            if running is None or now < running.timeout_at:
-                continue
-            work.tell(JobTimeout)
-            if now < running.timeout_at + self._limits.timeout_grace_seconds:
-                continue
-            abandoned = work.abandon()
-            if abandoned is not None:
-                self._abandon(work, timed_out(abandoned, now), abandoned.entry)
-
-    def _abandon(self, work: Slice, failure: Failure, entry: Entry) -> None:
-        """A run that ignores its timeout keeps its thread and loses its job."""
-        self._pool.replace()
-        self._logger.error("job abandoned: it ignores its timeout", why=failure.message)
-        unwritten = work.entries[work.reported : list(work.entries).index(entry)]
-        self._slices.remove(work)
-        assignment: Assignment = work.assignment
-        assignment.running -= 1
-        if assignment.dropped:
-            return
-        # Runs before it that were not written down come again, ahead of what follows.
-        seconds = self._limits.timeout_grace_seconds
-        waiting = self._judge_all(work, assignment, [(entry, Failed(failure, seconds))])
-        after = list(work.entries).index(entry) + 1
-        lane = entry.lane
-        lane.put_back([*unwritten, *waiting, *work.entries[after:]])
-        lane.release(entry.turn)
+        if self._runs.admit(list(self._assignments.values())):
+            # The pool is short: let another partition be first the next time.
+            first = next(iter(self._assignments))
+            self._assignments[first] = self._assignments.pop(first)
 
     # Regulate: full lanes pause their partitions.
 
@@ -363,7 +264,7 @@ class Worker:
         started = self._clock.monotonic()
         self._drain(mine, started + self._limits.drain_seconds)
         for _ in range(3):  # A refusal in the middle of a rebalance may be answered on repeating.
-            if self._commit(mine):
+            if self._commit([each for each in mine if not each.dropped]):
                 break
         self._telemetry.drained(self._clock.monotonic() - started)
         self._drop(partitions)
@@ -377,9 +278,7 @@ class Worker:
     def _drain(self, mine: Sequence[Assignment], until: float) -> None:
         for assignment in mine:
             assignment.draining = True
-        for work in self._slices:
-            if work.assignment in mine:
-                work.stop.set()
+        self._runs.stop(mine)
         while any(not each.quiet for each in mine if not each.dropped):
             left = until - self._clock.monotonic()
             if left <= 0:
@@ -403,10 +302,7 @@ class Worker:
             gone += assignment.partitions
             for each in assignment.partitions:
                 del self._lanes[each]
-            for work in self._slices:
-                if work.assignment is assignment:
-                    work.stop.set()
-                    work.tell(JobCancelled)
+            self._runs.cancel(assignment)
         if gone:
             self._log.unassign(gone)
 

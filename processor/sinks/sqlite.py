@@ -81,7 +81,13 @@ class SqliteLedger:
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
         self._connections_lock = threading.Lock()
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as fault:
+            raise UsageError(
+                f"the ledger {path} cannot have its folder: {fault.strerror}",
+                hint="name a file in a folder of your own with ledger.url",
+            ) from None
         with self._transaction() as connection:
             for statement in _TABLES.split(";"):
                 connection.execute(statement)
@@ -118,7 +124,7 @@ class SqliteLedger:
         write: Callable[[Any, Sequence[Effect]], None] | None = None,
     ) -> set[str]:
         """Add a `done` row for each effect and call `write` with the new ones, as one."""
-        new: set[str] = set()
+        new: list[Effect] = []
         with self._owned(owner) as connection:
             at = self._clock()
             for effect in effects:
@@ -126,10 +132,10 @@ class SqliteLedger:
                 values = (effect.identity, effect.job_id, effect.job_type, effect.key,
                           effect.attempt, *effect.origin, owner.epoch, result, at)  # fmt: skip
                 if connection.execute(_INSERT_DONE, values).rowcount == 1:
-                    new.add(effect.identity)
+                    new.append(effect)
             if write is not None:
-                write(connection, [effect for effect in effects if effect.identity in new])
-        return new
+                write(connection, new)
+        return {effect.identity for effect in new}
 
     def dying(self, owner: Owner, deaths: Sequence[Death]) -> set[str]:
         """Note deaths before their letters are appended; returns those that are `done` instead."""
@@ -176,10 +182,10 @@ class SqliteLedger:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
+                connection.commit()  # One that fails leaves its transaction open.
             except BaseException:
                 connection.rollback()
                 raise
-            connection.commit()
 
     def _connection(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
@@ -207,22 +213,25 @@ class SqliteSink:
             raise UsageError(f"`{table}` is no table name", hint="letters, digits and _ only")
         self._table = table
         self._create = create
-        self._created = False
 
     def write_in(self, transaction: sqlite3.Connection, effects: Sequence[Effect]) -> None:
         """Insert each effect's rows through the transaction."""
-        if self._create is not None and not self._created:
-            transaction.execute(self._create)
-            self._created = True
+        if self._create is not None:
+            transaction.execute(self._create)  # Each time: it is undone with its transaction.
         for effect in effects:
             rows = effect.result if isinstance(effect.result, list) else [effect.result]
             for row in rows:
                 self._insert(transaction, row)
 
-    def _insert(self, transaction: sqlite3.Connection, row: Mapping[str, Any]) -> None:
+    def _insert(self, transaction: sqlite3.Connection, row: Any) -> None:
+        if not isinstance(row, Mapping) or not row:
+            raise PermanentError(
+                f"a result for table `{self._table}` must be a mapping of columns, or a list of "
+                f"them; it is {'empty' if row == {} else f'a {type(row).__name__}'}"
+            )
         for name in row:
-            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-                raise UsageError(f"`{name}` is no column name of `{self._table}`")
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", str(name)):
+                raise PermanentError(f"`{name}` is no column name of `{self._table}`")
         names = ", ".join(row)
         places = ", ".join("?" * len(row))
         transaction.execute(
@@ -271,3 +280,8 @@ def _faults(path: str) -> Iterator[None]:
         raise PermanentError(f"the sink refuses the result: {fault}") from fault
     except (sqlite3.ProgrammingError, OverflowError) as fault:
         raise PermanentError(f"the sink cannot store the result: {fault}") from fault
+    except sqlite3.DatabaseError as fault:
+        raise SinkUnavailable(
+            f"the ledger {path} cannot be used: {fault}",
+            hint="is it another program's file? a damaged ledger must be restored, not replaced",
+        ) from fault

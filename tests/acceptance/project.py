@@ -1,4 +1,4 @@
-"""A user's project in a folder of its own: schemas, topics, handlers, and the commands they type."""
+"""A user's project in a folder of its own: schemas, topics, handlers, and the commands typed."""
 
 from __future__ import annotations
 
@@ -138,11 +138,8 @@ class Process:
 
     def logged(self) -> list[dict[str, Any]]:
         """Its log so far, as JSON lines."""
-        rows = []
-        for line in self.log.read_text(errors="replace").splitlines():
-            if line.startswith("{"):
-                rows.append(json.loads(line))
-        return rows
+        lines = self.log.read_text(errors="replace").splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
 
     def wait_for(self, event: str, *, count: int = 1, timeout: float = 30) -> None:
         """Wait until an event was logged so often."""

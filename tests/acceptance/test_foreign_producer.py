@@ -15,6 +15,7 @@ from confluent_kafka.schema_registry import (
 )
 from confluent_kafka.schema_registry.avro import AvroSerializer
 from confluent_kafka.serialization import StringSerializer
+
 from tests.acceptance.project import Process, Project, eventually
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.broker, pytest.mark.registry]
@@ -169,6 +170,7 @@ def worked(project: Project, topic: str) -> Process:
 
 def status_when_settled(project: Project, job_id: str) -> dict[str, Any]:
     """Ask `processor status` until it knows the job."""
+
     def asked() -> dict[str, Any] | None:
         ran = project.run("status", job_id)
         assert ran.code in (0, 3), ran.stderr

@@ -11,12 +11,12 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
-from tests.acceptance.project import Process, Project, eventually
 
 from processor import Client, NewJob
 from processor.adapters.reader import TopicReader
 from processor.engine.submit import Accepted
 from processor.model import Partition
+from tests.acceptance.project import Process, Project, eventually
 
 JOBS = int(os.environ.get("TEST_KILLS_JOBS", "100000"))
 PARTITIONS = 12
@@ -67,8 +67,9 @@ class Sampler:
             while not self._stop.wait(0.2):
                 committed = reader.committed(partitions)
                 # Read after the commits: what they rest on must be there by now.
-                for number, offset, seen_at in _settled_since(database, seen_at):
+                for number, offset, at in _settled_since(database, seen_at):
                     beyond[number].add(offset)
+                    seen_at = at
                 for number in range(PARTITIONS):
                     while contiguous[number] in beyond[number]:
                         beyond[number].remove(contiguous[number])

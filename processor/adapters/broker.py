@@ -1,0 +1,150 @@
+"""Reach the brokers: make a client, hear what it says beside its answers, and tell its faults."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+from confluent_kafka.admin import AdminClient, TopicMetadata
+
+from processor.errors import BrokerUnavailable, ProcessorError, UsageError
+
+REACH_SECONDS = 10.0
+ASK_SECONDS = 2.0  # One question; between two of them a refusal is noticed.
+
+_CREDENTIALS = {KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED}
+_RIGHTS = {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED,
+           KafkaError.CLUSTER_AUTHORIZATION_FAILED}  # fmt: skip
+_UNKNOWN = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC,
+            KafkaError._UNKNOWN_PARTITION}  # fmt: skip
+_AWAY = {KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN,
+         KafkaError._RESOLVE, KafkaError._WAIT_COORD, KafkaError.REQUEST_TIMED_OUT}  # fmt: skip
+
+_Client = TypeVar("_Client", Consumer, Producer, AdminClient)
+
+
+class TopicMissing(UsageError):
+    """The cluster has no topic of that name."""
+
+
+class Heard:
+    """What a client says in the background (its `error_cb`); a call's own answer is `timed out`."""
+
+    def __init__(self) -> None:
+        self.latest: KafkaError | None = None
+        self.refusal: KafkaError | None = None  # Credentials that the brokers do not take.
+
+    def __call__(self, error: KafkaError) -> None:
+        """Keep it; "all brokers down" only where nothing says why."""
+        if error.code() in _CREDENTIALS:
+            self.refusal = error
+        if error.code() != KafkaError._ALL_BROKERS_DOWN or self.latest is None:
+            self.latest = error
+
+    def told(self, error: KafkaError, settings: Mapping[str, Any], what: str) -> ProcessorError:
+        """Tell a call's fault, by its cause where the client has named one."""
+        if self.refusal is not None:
+            return fault_of(self.refusal, settings, what)
+        if self.latest is not None and error.code() in _AWAY:
+            error = self.latest
+        return fault_of(error, settings, what)
+
+
+def made(kind: type[_Client], settings: Mapping[str, Any]) -> _Client:
+    """Make a client; UsageError when it does not know a setting or its value."""
+    try:
+        return kind(dict(settings))
+    except KafkaException as fault:
+        raise UsageError(
+            f"the [kafka] settings do not fit: {kafka_error(fault).str()}",
+            hint="`processor config show` tells where each one comes from",
+        ) from None
+
+
+def topics_found(
+    client: Consumer | Producer,
+    settings: Mapping[str, Any],
+    heard: Heard,
+    *,
+    topic: str | None = None,
+) -> dict[str, int]:
+    """Ask for every topic, or one, and its partitions, again and again for `REACH_SECONDS`.
+
+    Raises BrokerUnavailable, UsageError when the credentials are refused, and TopicMissing when the
+    one asked for does not exist.
+    """
+    asked = "list the topics" if topic is None else f"find topic `{topic}`"
+    started = time.monotonic()
+    while True:
+        left = started + REACH_SECONDS - time.monotonic()
+        try:
+            found = _ask(client, topic, min(ASK_SECONDS, max(left, 0.1)))
+        except KafkaException as fault:
+            client.poll(0)  # Serves `heard`.
+            seconds = time.monotonic() - started
+            if seconds < REACH_SECONDS and heard.refusal is None:
+                continue
+            what = f"tried to {asked} for {seconds:.0f} s"
+            raise heard.told(kafka_error(fault), settings, what) from None
+        heard.latest = heard.refusal = None
+        for each in found.values():
+            if each.error is not None and each.error.code() in _UNKNOWN:
+                raise TopicMissing(
+                    f"topic `{topic}` does not exist on Kafka at {servers_of(settings)}",
+                    hint="run `processor topics apply`",
+                )
+            if each.error is not None and each.topic == topic:
+                raise fault_of(each.error, settings, asked)
+        return {name: len(each.partitions) for name, each in found.items()}
+
+
+def _ask(
+    client: Consumer | Producer, topic: str | None, seconds: float
+) -> dict[str, TopicMetadata]:
+    if topic is None:  # The client takes no None for "all".
+        return client.list_topics(timeout=seconds).topics
+    return client.list_topics(topic, timeout=seconds).topics
+
+
+def fault_of(error: KafkaError, settings: Mapping[str, Any], what: str) -> ProcessorError:
+    """Turn a Kafka error into ours. `what` was being done."""
+    servers = servers_of(settings)
+    code = error.code()
+    if code in _CREDENTIALS:
+        return UsageError(
+            f"Kafka at {servers} refuses the credentials: {error.str()}",
+            hint="check security.protocol, sasl.* and ssl.* in [kafka]",
+        )
+    if code in _RIGHTS:
+        return UsageError(
+            f"Kafka at {servers} does not allow it ({what}): {error.str()}",
+            hint="grant the role's rights to this principal",
+        )
+    if code in _UNKNOWN:
+        return TopicMissing(
+            f"Kafka at {servers} has no such topic ({what})", hint="run `processor topics apply`"
+        )
+    if code == KafkaError.MSG_SIZE_TOO_LARGE:
+        return UsageError(
+            f"Kafka at {servers} refuses so large a record ({what}): {error.str()}",
+            hint="lower message_max in the topic's file, so that the value goes to the claim store",
+        )
+    trouble = "does not answer" if code in _AWAY else "failed"
+    return BrokerUnavailable(
+        f"Kafka at {servers} {trouble} ({what}): {error.str()}",
+        hint="is it running, and is kafka.bootstrap.servers right?",
+    )
+
+
+def servers_of(settings: Mapping[str, Any]) -> str:
+    """Name the brokers, for messages."""
+    return str(settings.get("bootstrap.servers", "none set"))
+
+
+def kafka_error(fault: KafkaException) -> KafkaError:
+    """Take the error out of the exception that carries it."""
+    error = fault.args[0]
+    assert isinstance(error, KafkaError)
+    return error

@@ -1,0 +1,95 @@
+"""What a ledger row or an exception says of a job's run."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from processor.contracts import headers
+from processor.engine.ports import LedgerRow
+from processor.engine.slices import Duplicate, Dying, Outcome, Running, Succeeded
+from processor.engine.telemetry import Outage
+from processor.errors import (
+    JobTimeout,
+    OutageError,
+    PermanentError,
+    RegistryUnavailable,
+    Retry,
+    SinkUnavailable,
+    StoreUnavailable,
+)
+from processor.model import Effect, Failure, JobHeaders
+
+
+def known_outcome(row: LedgerRow, job: JobHeaders) -> Outcome | None:
+    """What a ledger row says of a job that came again; None lets it run.
+
+    A job whose idempotency key belongs to another job that died is run: nothing has taken effect.
+    """
+    if row.state == "done":
+        return Duplicate(row.job_id, "done", row.result)
+    if row.job_id != job.job_id:
+        return None
+    if row.state == "dying":
+        return Dying(row.failure or Failure("Unknown", "the failure was not kept", permanent=True))
+    return Duplicate(row.job_id, "dead", None)
+
+
+def written_outcome(
+    row: LedgerRow | None, job: JobHeaders, effect: Effect, seconds: float
+) -> Outcome:
+    """What became of a run whose effect was written: `row` is what stood in its place, if any.
+
+    Such a row is of an earlier try whose answer was lost, of another copy of the job, or of another
+    job with the same idempotency key.
+    """
+    if row is not None and (row.state != "done" or row.job_id != effect.job_id):
+        known = known_outcome(row, job)
+        if known is not None:
+            return known
+    return Succeeded(result_text(effect.result), seconds)
+
+
+def failure_of(error: BaseException, *, permanent: bool = False) -> Failure:
+    """Describe an exception for headers and logs: class, message, whether repeating can help."""
+    failure = Failure(
+        error_class=type(error).__name__,
+        message=" ".join(str(error).split()) or type(error).__name__,
+        permanent=permanent or isinstance(error, PermanentError),
+        retry_after_seconds=error.after_seconds if isinstance(error, Retry) else None,
+    )
+    return Failure(
+        failure.error_class,
+        failure.message,
+        failure.permanent,
+        failure.retry_after_seconds,
+        headers.fingerprint(failure),
+    )
+
+
+def timed_out(running: Running, now: float) -> Failure:
+    """The failure of a run that was abandoned."""
+    return failure_of(JobTimeout(f"still running after {now - running.started:.0f} seconds"))
+
+
+def key_text(key: bytes | None) -> str | None:
+    """An ordering key as text."""
+    return None if key is None else key.decode(errors="replace")
+
+
+def result_text(result: Any) -> str | None:
+    """A handler's result as JSON."""
+    return None if result is None else json.dumps(result)
+
+
+def away(outage: OutageError) -> Outage:
+    """Name what is away."""
+    match outage:
+        case RegistryUnavailable():
+            return "registry"
+        case StoreUnavailable():
+            return "store"
+        case SinkUnavailable():
+            return "sink"
+        case _:
+            return "broker"

@@ -1,0 +1,64 @@
+"""A ledger that a test can make fail, or crash its worker, around any call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar
+
+from processor.engine.ports import Death, Ledger, LedgerRow, Owner
+from processor.model import Effect
+
+Call = Literal["raise_owner", "lookup", "record", "dying", "dead"]
+_T = TypeVar("_T")
+
+
+def _nothing(_: Call) -> None:
+    """Let the call through."""
+
+
+class WatchedLedger:
+    """Passes every call on to another ledger (port: `engine.ports.Ledger`).
+
+    `before` and `after` are told of each call: what they raise, the caller is given. Raised by
+    `after` it stands for an answer that was lost: the call has taken effect.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self.before: Callable[[Call], None] = _nothing
+        self.after: Callable[[Call], None] = _nothing
+
+    def raise_owner(self, owner: Owner) -> None:
+        """Pass it on."""
+        self._pass_on("raise_owner", lambda: self._ledger.raise_owner(owner))
+
+    def lookup(self, identities: Sequence[str]) -> dict[str, LedgerRow]:
+        """Pass it on."""
+        return self._pass_on("lookup", lambda: self._ledger.lookup(identities))
+
+    def record(
+        self,
+        owner: Owner,
+        effects: Sequence[Effect],
+        write: Callable[[Any, Sequence[Effect]], None] | None = None,
+    ) -> set[str]:
+        """Pass it on."""
+        return self._pass_on("record", lambda: self._ledger.record(owner, effects, write))
+
+    def dying(self, owner: Owner, deaths: Sequence[Death]) -> set[str]:
+        """Pass it on."""
+        return self._pass_on("dying", lambda: self._ledger.dying(owner, deaths))
+
+    def dead(self, owner: Owner, identities: Sequence[str]) -> None:
+        """Pass it on."""
+        self._pass_on("dead", lambda: self._ledger.dead(owner, identities))
+
+    def close(self) -> None:
+        """Close the other ledger."""
+        self._ledger.close()
+
+    def _pass_on(self, name: Call, call: Callable[[], _T]) -> _T:
+        self.before(name)
+        answer = call()
+        self.after(name)
+        return answer

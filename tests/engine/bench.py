@@ -1,0 +1,324 @@
+"""A cluster in memory and workers made of production code, for tests that tell a job's way."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from processor.contracts import headers
+from processor.core.lane import Ordering
+from processor.core.retry import RetryPolicy
+from processor.engine.context import JobContext
+from processor.engine.job import JobSpec
+from processor.engine.ports import Sink, TransactionalSink
+from processor.engine.run import Runner
+from processor.engine.takeover import Rules, Takeover
+from processor.engine.telemetry import Telemetry
+from processor.engine.worker import Limits, Worker
+from processor.errors import ContractError
+from processor.model import Headers, Hop, JobStatus, Partition, Record
+from processor.testing import Broker, ManualClock, ManualPool, MemoryLog, WatchedLedger
+
+GROUP = "g"
+MAIN = Partition("t", 0)
+TIER_1 = Partition("t.retry.1", 0)
+TIER_2 = Partition("t.retry.2", 0)
+LETTERS = Partition("t.dlt", 0)
+DELAYS = (5.0, 60.0)
+
+
+class Crash(BaseException):
+    """The worker's process ends here."""
+
+
+def crash_at(*names: str) -> Callable[[str], None]:
+    """End the process at these ledger calls: for `before` and `after`."""
+
+    def crash(call: str) -> None:
+        if call in names:
+            raise Crash
+
+    return crash
+
+
+class Telling:
+    """A logger that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str, dict[str, Any]]] = []
+
+    def info(self, event: str, **more: Any) -> None:
+        self.events.append(("info", event, more))
+
+    def warning(self, event: str, **more: Any) -> None:
+        self.events.append(("warning", event, more))
+
+    def error(self, event: str, **more: Any) -> None:
+        self.events.append(("error", event, more))
+
+    def told(self, event: str) -> list[dict[str, Any]]:
+        return [more for _, name, more in self.events if name == event]
+
+
+class Counting(Telemetry):
+    def __init__(self) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self.commits: Counter[str] = Counter()
+        self.on_revoke: Callable[[], object] = lambda: None
+
+    def rebalanced(self, change: str) -> None:
+        if change == "revoked":
+            self.on_revoke()
+
+    def settled(self, topic: str, job_type: str, outcome: str, count: int = 1) -> None:
+        self.outcomes[outcome] += count
+
+    def committed(self, result: str, count: int = 1) -> None:
+        self.commits[result] += count
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    name: str
+    tiers: int
+
+    @property
+    def retry_topics(self) -> tuple[str, ...]:
+        return tuple(f"{self.name}.retry.{tier + 1}" for tier in range(self.tiers))
+
+    @property
+    def dead_letter_topic(self) -> str:
+        return f"{self.name}.dlt"
+
+    @property
+    def status_topic(self) -> str:
+        return f"{self.name}.status"
+
+
+@dataclass
+class Member:
+    """A worker and the parts that only it has."""
+
+    worker: Worker
+    log: MemoryLog
+    pool: ManualPool
+    telemetry: Counting
+
+    def go(self, turns: int = 8) -> None:
+        """Turn the loop, with the pool working whenever there is work."""
+        for _ in range(turns):
+            self.worker.step()
+            self.pool.run_all()
+        self.worker.step()
+
+    def go_until_crash(self, turns: int = 20) -> None:
+        """Go on until the process ends somewhere; in time the group notices."""
+        with pytest.raises(Crash):
+            self.go(turns)
+        self.log.expel()
+
+    def pool_runs_between_turns(self) -> None:
+        """Have the pool work whenever the loop has nothing to read: for `Worker.run`."""
+        self.log.idle = lambda _: self.pool.run_next()
+
+    @property
+    def lane(self) -> Any:
+        return self.worker.assignments[0].lanes[0]
+
+
+@dataclass
+class Bench:
+    """One group's broker, clock, ledger and handler. Jobs are numbered and JSON."""
+
+    ledger: WatchedLedger
+    sink: Sink | TransactionalSink | None
+    effects: Callable[[], list[int]]  # The numbers of the jobs that took effect, in order.
+    partitions: int = 1
+    clock: ManualClock = field(default_factory=ManualClock)
+    logger: Telling = field(default_factory=Telling)
+    runs: list[int] = field(default_factory=list)  # The numbers of the jobs run, in order.
+    attempts: list[tuple[int, int]] = field(default_factory=list)
+    # By a job's number: what its next runs raise, or do before they succeed.
+    script: dict[int, list[BaseException | Callable[[JobContext], object]]] = field(
+        default_factory=dict
+    )
+    decode_faults: list[BaseException] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        names = ("t", "t.retry.1", "t.retry.2", "t.dlt", "t.status")
+        self.broker = Broker(dict.fromkeys(names, self.partitions), now=self.clock.now)
+
+    def submit(
+        self, n: int, key: str | None = "k", *, partition: int = 0, **more: str | int | None
+    ) -> int:
+        """Append job number n to the main topic; `more` are headers (`_` for `-`)."""
+        named = {"ce_id": f"job-{n}", "ce_type": "count", **more}
+        written: Headers = [
+            (name.replace("_", "-") if not name.startswith("ce_") else name, str(value).encode())
+            for name, value in named.items()
+            if value is not None
+        ]
+        return self.append(json.dumps(n).encode(), key, partition=partition, written=written)
+
+    def append(
+        self, value: bytes, key: str | None = "k", *, partition: int = 0, written: Headers
+    ) -> int:
+        named = key.encode() if key is not None else None
+        return self.broker.append("t", partition, key=named, value=value, headers=written)
+
+    def fail(self, n: int, times: int = 1, fault: BaseException | None = None) -> None:
+        """Let the next runs of a job fail."""
+        self.script[n] = [fault or OSError("no answer")] * times
+
+    def member(
+        self,
+        *,
+        tiers: int = 2,
+        attempts_max: int = 3,
+        ordering: Ordering = Ordering.PARTITION,
+        publish_status: bool = False,
+        lane_records_max: int = 1000,
+        when_offset_lost: Any = "stop",
+        start_from: Any = "earliest",
+        timeout_seconds: float = 60.0,
+        slots: int = 4,
+        log_type: type[MemoryLog] = MemoryLog,
+        pool_of: Callable[[Runner], Any] | None = None,
+        join: bool = True,
+        **limits: Any,
+    ) -> Member:
+        """Make one more worker of the group. It hears what it owns in its first turn."""
+        log = log_type(self.broker, group=GROUP)
+        rules = {
+            "t": Rules(
+                topic=Topic("t", tiers),
+                ordering=ordering,
+                policy=RetryPolicy(DELAYS[:tiers], attempts_max),
+                publish_status=publish_status,
+            )
+        }
+        runner = Runner(
+            jobs=self._jobs(),
+            decode=self._decode,
+            ledger=self.ledger,
+            objects=None,  # type: ignore[arg-type] - no job here opens one.
+            claims=None,
+            clock=self.clock,
+            timeout_seconds=timeout_seconds,
+            await_result=lambda coroutine, _: coroutine,
+            bind_log=lambda entry, job, attempt: self.logger,
+            on_outage=lambda outage: None,
+            wait=self.clock.wait,
+        )
+        pool: Any = ManualPool(runner.run, clock=self.clock, slots=slots)
+        if pool_of is not None:
+            pool = pool_of(runner)
+        takeover = Takeover(
+            log=log,
+            ledger=self.ledger,
+            group=GROUP,
+            rules=rules,
+            lane_records_max=lane_records_max,
+            start_from=start_from,
+            when_offset_lost=when_offset_lost,
+        )
+        telemetry = Counting()
+        worker = Worker(
+            log=log,
+            pool=pool,
+            ledger=self.ledger,
+            takeover=takeover,
+            rules=rules,
+            encode_status=_encode_status,
+            clock=self.clock,
+            jitter=lambda: 0.0,
+            telemetry=telemetry,
+            logger=self.logger,
+            limits=Limits(**{"commit_interval_seconds": 0.0, **limits}),
+            worker_id="w",
+        )
+        if join:
+            worker.join()
+        return Member(worker, log, pool, telemetry)
+
+    def restart(self, **how: Any) -> Member:
+        """Make a worker for one that has crashed; nothing goes wrong any more."""
+        self.ledger.before = self.ledger.after = lambda _: None
+        return self.member(**how)
+
+    # What can be seen from outside.
+
+    def committed(self, partition: Partition = MAIN) -> int | None:
+        found = self.broker.group(GROUP).committed.get(partition)
+        return None if found is None else found.offset
+
+    def note(self, partition: Partition = MAIN) -> str:
+        return self.broker.group(GROUP).committed[partition].metadata
+
+    def numbers(self, partition: Partition) -> list[int]:
+        """Which jobs are on a partition, in order."""
+        records = self.broker.read(partition, 0, 10_000)
+        return [json.loads(record.value or b"null") for record in records]
+
+    def hops(self, partition: Partition) -> list[Hop]:
+        found = [headers.read_hop(record) for record in self.broker.read(partition, 0, 10_000)]
+        return [hop for hop in found if hop is not None]
+
+    def copies(self, partition: Partition) -> list[Record]:
+        return self.broker.read(partition, 0, 10_000)
+
+    def statuses(self) -> list[Mapping[str, Any]]:
+        return [json.loads(record.value or b"") for record in self.broker.records("t.status")]
+
+    def own_headers(self, record: Record) -> list[tuple[str, bytes]]:
+        return [each for each in record.headers if not each[0].startswith(headers.HOP_PREFIX)]
+
+    # What workers share.
+
+    def _jobs(self) -> dict[str, JobSpec]:
+        spec = JobSpec(
+            job_type="count",
+            topic="t",
+            call=self._handle,
+            convert=lambda payload: payload,
+            is_async=False,
+            timeout_seconds=None,
+            permanent=(ZeroDivisionError,),
+            sink=self.sink,
+        )
+        return {"count": spec}
+
+    def _decode(self, value: bytes | None) -> tuple[str, Any]:
+        if self.decode_faults:
+            raise self.decode_faults.pop(0)
+        try:
+            return "count", json.loads(value or b"")
+        except ValueError:
+            raise ContractError("the value is no job") from None
+
+    def _handle(self, n: int, context: JobContext) -> dict[str, int]:
+        self.runs.append(n)
+        self.attempts.append((n, context.attempt))
+        if self.script.get(n):
+            step = self.script[n].pop(0)
+            if isinstance(step, BaseException):
+                raise step
+            step(context)
+        return {"n": n}
+
+
+def _encode_status(topic: str, status: JobStatus) -> bytes:
+    told = {
+        "job_id": status.job_id,
+        "state": status.state,
+        "attempts": status.attempts,
+        "result": status.result,
+        "error_class": status.error_class,
+        "error_message": status.error_message,
+    }
+    return json.dumps(told).encode()

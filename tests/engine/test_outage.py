@@ -1,0 +1,377 @@
+"""Something that the engine needs is away, or a run does not end: what waits and what goes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from processor.core.lane import Ordering
+from processor.errors import (
+    JobTimeout,
+    OutageError,
+    PermanentError,
+    RegistryUnavailable,
+    Reject,
+    SinkUnavailable,
+    StoreUnavailable,
+)
+from tests.engine.bench import DELAYS, LETTERS, TIER_1, Bench, Member
+
+TIMEOUT, GRACE = 10.0, 5.0
+
+
+# The ledger and the sink.
+
+
+def test_outage_of_the_ledger_during_flush_does_not_run_the_handler_again(bench: Bench):
+    for n in range(3):
+        bench.submit(n)
+    away = ["record"] * 3
+
+    def fault(call: str) -> None:
+        if call in away:
+            away.remove(call)
+            raise SinkUnavailable("the ledger is away")
+
+    bench.ledger.before = fault
+    started = bench.clock.monotonic()
+
+    bench.member().go()
+
+    assert away == []
+    assert bench.runs == [0, 1, 2]
+    assert bench.effects() == [0, 1, 2]
+    assert bench.numbers(TIER_1) == []
+    assert bench.clock.monotonic() - started == pytest.approx(3.0)
+
+
+def test_outage_of_the_ledger_before_a_run_waits_without_counting_an_attempt(bench: Bench):
+    bench.submit(1)
+    away = ["lookup"]
+
+    def fault(call: str) -> None:
+        if call in away:
+            away.remove(call)
+            raise SinkUnavailable("the ledger is away")
+
+    bench.ledger.before = fault
+    member = bench.member()
+
+    member.go()
+    waiting = (list(bench.runs), bench.committed())
+    bench.clock.advance(1.0)
+    member.go()
+
+    assert waiting == ([], 0)
+    assert bench.attempts == [(1, 1)]
+    assert bench.committed() == 1
+
+
+def test_slice_asked_to_stop_while_the_ledger_is_away_leaves_its_jobs_to_the_next_owner(
+    bench: Bench,
+):
+    for n in range(3):
+        bench.submit(n)
+    bench.fail(1)
+    member, other = bench.member(), bench.member()
+    member.worker.step()
+    work = member.pool.pending[0]
+
+    def away(call: str) -> None:
+        if call == "record":
+            work.stop.set()  # type: ignore[union-attr]
+            raise SinkUnavailable("the ledger is away")
+
+    bench.ledger.before = away
+    member.pool.run_next()
+    member.worker.step()
+    again = [entry.record.offset for entry in member.pool.pending[0].entries]  # type: ignore[union-attr]
+    left = (bench.effects(), bench.numbers(TIER_1), again, bench.committed())
+    bench.ledger.before = lambda call: None
+    member.log.expel()
+    other.go()
+
+    # Job 1 failed, but it may not be parked before job 0, which ran before it, is written.
+    assert left == ([], [], [0, 1, 2], 0)
+    assert bench.effects() == [0, 1, 2]
+    assert bench.committed() == 3
+
+
+def test_slice_asked_to_stop_writes_nothing_of_a_job_that_comes_twice(bench: Bench):
+    bench.submit(1, idempotency_key="order-7")
+    bench.submit(2, idempotency_key="order-7")
+    member = bench.member()
+    member.worker.step()
+    work = member.pool.pending[0]
+
+    def away(call: str) -> None:
+        if call == "record":
+            work.stop.set()  # type: ignore[union-attr]
+            raise SinkUnavailable("the ledger is away")
+
+    bench.ledger.before = away
+    member.pool.run_next()
+
+    assert bench.runs == [1]
+    assert bench.effects() == []
+
+
+def test_result_that_the_sink_refuses_for_good_fails_only_its_own_job(bench: Bench):
+    for n in range(4):
+        bench.submit(n)
+    sink, refused = bench.sink, []
+
+    class Picky:
+        def write_in(self, transaction: Any, effects: Any) -> None:
+            for effect in effects:
+                if effect.result["n"] == 2:
+                    refused.append(2)
+                    raise PermanentError("column n is too small")
+            sink.write_in(transaction, effects)  # type: ignore[union-attr]
+
+    bench.sink = Picky()
+
+    bench.member().go()
+
+    assert refused
+    assert bench.effects() == [0, 1, 3]
+    assert bench.numbers(LETTERS) == [2]
+    # What ran after it waits until its death is noted, and is run again.
+    assert bench.runs == [0, 1, 2, 3, 3]
+    assert bench.committed() == 4
+
+
+# The registry and the claim store.
+
+
+@pytest.mark.parametrize(
+    "outage", [RegistryUnavailable("no answer"), StoreUnavailable("no answer")]
+)
+def test_outage_in_decode_waits_without_counting_an_attempt(bench: Bench, outage: OutageError):
+    bench.submit(1)
+    bench.submit(2)
+    bench.decode_faults = [outage] * 3
+    member = bench.member()
+
+    member.go()
+    waiting = (len(bench.decode_faults), list(bench.runs), bench.committed())
+    for _ in range(2):
+        bench.clock.advance(1.0)
+        member.go()
+
+    assert waiting == (2, [], 0)
+    assert bench.decode_faults == []
+    assert bench.runs == []
+    bench.clock.advance(1.0)
+    member.go()
+    assert bench.attempts == [(1, 1), (2, 1)]
+    assert bench.effects() == [1, 2]
+    assert bench.numbers(TIER_1) == bench.numbers(LETTERS) == []
+
+
+def test_outage_in_decode_keeps_what_ran_before_it(bench: Bench):
+    bench.submit(1)
+    bench.submit(2)
+    member = bench.member()
+    bench.script[1] = [lambda _: bench.decode_faults.append(RegistryUnavailable("no answer"))]
+
+    member.go()
+    before = (bench.effects(), bench.committed())
+    bench.clock.advance(1.0)
+    member.go()
+
+    assert before == ([1], 1)
+    assert bench.runs == [1, 2]
+    assert bench.committed() == 2
+
+
+# Runs that do not end.
+
+
+def overrun(bench: Bench, member: Member, *, seconds: float = TIMEOUT + GRACE) -> Any:
+    """A job's step that lasts so long while the loop goes on turning, deaf to all requests."""
+
+    def run_on(_: Any) -> None:
+        bench.clock.advance(TIMEOUT)
+        member.worker.step()
+        bench.clock.advance(seconds - TIMEOUT)
+        member.worker.step()
+
+    return run_on
+
+
+def impatient(bench: Bench, **how: Any) -> Member:
+    return bench.member(timeout_seconds=TIMEOUT, timeout_grace_seconds=GRACE, **how)
+
+
+def test_run_that_outlives_its_timeout_is_told_to_stop_and_fails(bench: Bench):
+    bench.submit(1)
+    member = impatient(bench)
+    told = []
+
+    def listen(context: Any) -> None:
+        bench.clock.advance(TIMEOUT - 0.1)
+        member.worker.step()
+        told.append(context.cancelled)
+        bench.clock.advance(0.1)
+        member.worker.step()
+        told.append(context.cancelled)
+        context.raise_if_cancelled()
+
+    bench.script[1] = [listen]
+    member.go()
+
+    assert told == [False, True]
+    assert bench.effects() == []
+    hop = bench.hops(TIER_1)[0]
+    assert (hop.error_class, hop.error_message) == ("JobTimeout", "job job-1 ran out of time")
+    assert member.pool.replaced == 0
+
+
+def test_abandoned_run_fails_its_job_and_writes_no_effect_afterwards(bench: Bench):
+    bench.submit(1)
+    member = impatient(bench)
+    bench.script[1] = [overrun(bench, member)]
+
+    member.go()
+    abandoned = (bench.effects(), bench.numbers(TIER_1), bench.committed(), member.pool.replaced)
+    bench.clock.advance(DELAYS[0])
+    member.go()
+
+    assert abandoned == ([], [1], 1, 1)
+    hop = bench.hops(TIER_1)[0]
+    assert (hop.error_class, hop.attempt) == ("JobTimeout", 1)
+    assert hop.error_message == "still running after 15 seconds"
+    assert bench.attempts == [(1, 1), (1, 2)]
+    assert bench.effects() == [1]
+    assert member.pool.free == 4
+
+
+def test_run_that_ends_within_the_grace_counts_as_it_ended(bench: Bench):
+    bench.submit(1)
+    member = impatient(bench)
+    bench.script[1] = [overrun(bench, member, seconds=TIMEOUT + GRACE - 0.1)]
+
+    member.go()
+
+    assert bench.effects() == [1]
+    assert bench.numbers(TIER_1) == []
+    assert member.pool.replaced == 0
+
+
+@pytest.mark.parametrize("ordering", [Ordering.PARTITION, Ordering.KEY])
+def test_abandoned_run_keeps_the_order_of_its_key(bench: Bench, ordering: Ordering):
+    for n in range(4):
+        bench.submit(n)
+    member = impatient(bench, ordering=ordering)
+    bench.script[2] = [overrun(bench, member)]
+
+    member.go(turns=12)
+    for delay in DELAYS:
+        bench.clock.advance(delay)
+        member.go()
+
+    # Jobs 0 and 1 had run, but were not written down: they come again, ahead of job 2.
+    assert bench.numbers(TIER_1) == [2, 3]
+    assert bench.hops(TIER_1)[0].attempt == 1
+    assert bench.effects() == [0, 1, 2, 3]
+    assert bench.committed() == 4
+
+
+def test_abandoned_run_ahead_of_other_keys_lets_them_pass(bench: Bench):
+    bench.submit(0, "a")
+    bench.submit(1, "b")
+    bench.submit(2, "c")
+    member = impatient(bench)
+    bench.script[1] = [overrun(bench, member)]
+
+    member.go(turns=12)
+
+    assert bench.numbers(TIER_1) == [1]
+    assert bench.effects() == [0, 2]
+    assert bench.committed() == 3
+
+
+def test_run_abandoned_in_its_last_attempt_is_dead(bench: Bench):
+    bench.submit(0)
+    bench.submit(1)
+    member = impatient(bench, attempts_max=1)
+    bench.script[1] = [overrun(bench, member)]
+
+    member.go(turns=12)
+
+    assert bench.effects() == [0]
+    assert bench.numbers(LETTERS) == [1]
+    assert bench.committed() == 2
+
+
+def test_run_abandoned_where_there_are_no_tiers_waits_in_place(bench: Bench):
+    for n in range(3):
+        bench.submit(n)
+    member = impatient(bench, tiers=0, attempts_max=2)
+    bench.script[1] = [overrun(bench, member)]
+
+    member.go(turns=12)
+    before = bench.effects()
+    bench.clock.advance(1.0)
+    member.go()
+
+    assert before == [0]
+    assert bench.effects() == [0, 1, 2]
+    assert bench.committed() == 3
+
+
+def test_abandoned_run_of_a_dropped_partition_is_forgotten(bench: Bench):
+    bench.submit(1)
+    member = impatient(bench)
+
+    def run_on(_: Any) -> None:
+        member.log.expel()
+        member.worker.step()
+        bench.clock.advance(TIMEOUT + GRACE)
+        member.worker.step()
+
+    bench.script[1] = [run_on]
+    member.go()
+
+    assert bench.numbers(TIER_1) == []
+    assert bench.effects() == [1]
+    assert member.pool.free == 4
+
+
+# What handlers raise.
+
+
+@pytest.mark.parametrize(
+    ("fault", "permanent"),
+    [
+        (OSError("no answer"), False),
+        (JobTimeout("its own"), False),
+        (SystemExit(3), False),
+        (__import__("asyncio").CancelledError(), False),
+        (Reject("never"), True),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_whatever_a_handler_raises_is_a_failed_run(
+    bench: Bench, fault: BaseException, permanent: bool
+):
+    bench.submit(1)
+    bench.submit(2, "other")
+    bench.fail(1, fault=fault)
+
+    bench.member().go()
+
+    assert bench.numbers(LETTERS if permanent else TIER_1) == [1]
+    assert bench.effects() == [2]
+
+
+def test_result_that_cannot_be_kept_is_a_failed_run(bench: Bench):
+    bench.submit(1)
+    member = bench.member()
+    handler = bench.script
+
+    handler[1] = []
+    spec = member.pool._run.__self__._jobs["count"]  # type: ignore[attr-defined]
+    assert spec.job_type == "count"

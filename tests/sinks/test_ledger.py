@@ -1,0 +1,437 @@
+"""What the engine rests on in a ledger: the same tests on every ledger."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from processor.engine.ports import Death, Ledger, LedgerRow, Owner, OwnershipLost
+from processor.errors import PermanentError, SinkUnavailable
+from processor.model import Effect, Failure, Position
+from processor.sinks.sqlite import SqliteLedger, SqliteSink
+from processor.testing import MemoryLedger, MemorySink
+
+OWNER = Owner("g", "t", 3, 5)
+NEVER = Failure("Reject", "never", permanent=True, fingerprint="f")
+
+
+def effect(n: int, *, identity: str | None = None, job_id: str | None = None) -> Effect:
+    return Effect(
+        job_id=job_id or f"job-{n}",
+        job_type="count",
+        identity=identity or f"job:{job_id or f'job-{n}'}",
+        origin=Position("t", 3, n),
+        attempt=1,
+        key="k",
+        result={"n": n},
+    )
+
+
+def death(n: int, *, identity: str | None = None) -> Death:
+    return Death(
+        identity=identity or f"job:job-{n}",
+        job_id=f"job-{n}",
+        job_type="count",
+        origin=Position("t", 3, n),
+        attempt=3,
+        key=None,
+        failure=NEVER,
+    )
+
+
+def state_of(ledger: Ledger, identity: str) -> tuple[str, str] | None:
+    row = ledger.lookup([identity]).get(identity)
+    return None if row is None else (row.job_id, row.state)
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
+    made: Ledger = MemoryLedger() if request.param == "memory" else SqliteLedger(tmp_path / "l.db")
+    yield made
+    made.close()
+
+
+# Owners.
+
+
+def test_owner_s_epoch_can_be_raised_and_raised_again(ledger: Ledger):
+    for epoch in (1, 5, 5, 9):
+        ledger.raise_owner(Owner("g", "t", 3, epoch))
+
+    with pytest.raises(OwnershipLost, match=r"t\[3\] has a newer owner than epoch 8"):
+        ledger.raise_owner(Owner("g", "t", 3, 8))
+
+    ledger.record(Owner("g", "t", 3, 9), [effect(1)])
+
+
+CALLS: list[Callable[[Ledger, Owner], Any]] = [
+    lambda ledger, owner: ledger.record(owner, [effect(1)]),
+    lambda ledger, owner: ledger.dying(owner, [death(1)]),
+    lambda ledger, owner: ledger.dead(owner, ["job:job-7"]),
+]
+
+
+@pytest.mark.parametrize("call", CALLS, ids=["record", "dying", "dead"])
+def test_older_owner_writes_nothing(ledger: Ledger, call: Callable[[Ledger, Owner], Any]):
+    ledger.dying(OWNER, [death(7)])
+    ledger.raise_owner(OWNER)
+
+    with pytest.raises(OwnershipLost):
+        call(ledger, OWNER._replace(epoch=4))
+
+    assert state_of(ledger, "job:job-1") is None
+    assert state_of(ledger, "job:job-7") == ("job-7", "dying")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [OWNER._replace(group="h"), OWNER._replace(topic="u"), OWNER._replace(partition=4)],
+    ids=["group", "topic", "partition"],
+)
+def test_owner_of_something_else_is_not_fenced(ledger: Ledger, other: Owner):
+    ledger.raise_owner(OWNER)
+
+    assert ledger.record(other._replace(epoch=1), [effect(1)]) == {"job:job-1"}
+
+
+# Effects.
+
+
+def test_recorded_effects_are_new_once(ledger: Ledger):
+    first = ledger.record(OWNER, [effect(1), effect(2)])
+    again = ledger.record(OWNER, [effect(2), effect(3)])
+
+    assert (first, again) == ({"job:job-1", "job:job-2"}, {"job:job-3"})
+    assert ledger.lookup(["job:job-1", "job:job-9"]) == {
+        "job:job-1": LedgerRow("job:job-1", "job-1", "done", '{"n": 1}', None)
+    }
+
+
+def test_first_result_of_an_identity_is_kept(ledger: Ledger):
+    ledger.record(OWNER, [effect(1, identity="key:a:k")])
+
+    new = ledger.record(OWNER, [effect(2, identity="key:a:k")])
+
+    assert new == set()
+    assert ledger.lookup(["key:a:k"])["key:a:k"].result == '{"n": 1}'
+
+
+def test_same_identity_twice_in_one_call_is_new_once(ledger: Ledger):
+    seen: list[Effect] = []
+
+    ledger.record(
+        OWNER,
+        [effect(1, identity="key:a:k"), effect(2, identity="key:a:k")],
+        lambda _, effects: seen.extend(effects),
+    )
+
+    assert state_of(ledger, "key:a:k") == ("job-1", "done")
+    assert [each.job_id for each in seen] == ["job-1"]
+
+
+def test_job_without_a_result_has_none(ledger: Ledger):
+    nothing = Effect("job-1", "count", "job:job-1", Position("t", 3, 1), 1, None, None)
+
+    ledger.record(OWNER, [nothing])
+
+    assert ledger.lookup(["job:job-1"])["job:job-1"].result is None
+
+
+def test_more_identities_can_be_looked_up_than_one_statement_takes(ledger: Ledger):
+    effects = [effect(n) for n in range(1200)]
+    ledger.record(OWNER, effects)
+
+    found = ledger.lookup([each.identity for each in effects] + ["job:none"])
+
+    assert len(found) == 1200
+    assert ledger.lookup([]) == {}
+
+
+def test_only_new_effects_are_written_in_the_transaction(ledger: Ledger):
+    ledger.record(OWNER, [effect(1)])
+    seen: list[int] = []
+
+    def write(_: Any, effects: Sequence[Effect]) -> None:
+        seen.extend(each.result["n"] for each in effects)
+
+    ledger.record(OWNER, [effect(1), effect(2)], write)
+
+    assert seen == [2]
+
+
+@pytest.mark.parametrize("fault", [PermanentError("the sink refuses"), RuntimeError("crash")])
+def test_fault_between_the_rows_and_the_effects_leaves_neither(ledger: Ledger, fault: Exception):
+    sink = MemorySink()
+    if isinstance(ledger, SqliteLedger):
+        sink = SqliteSink("effect", create="CREATE TABLE IF NOT EXISTS effect (n INTEGER)")  # type: ignore[assignment]
+
+    def write(transaction: Any, effects: Sequence[Effect]) -> None:
+        sink.write_in(transaction, effects)
+        raise fault
+
+    with pytest.raises(type(fault)):
+        ledger.record(OWNER, [effect(1), effect(2)], write)
+    left = (ledger.lookup(["job:job-1", "job:job-2"]), written_in(ledger))
+    new = ledger.record(OWNER, [effect(1), effect(2)], sink.write_in)
+
+    assert left == ({}, [])
+    assert new == {"job:job-1", "job:job-2"}
+    assert written_in(ledger) == [1, 2]
+
+
+def written_in(ledger: Ledger) -> list[int]:
+    if isinstance(ledger, MemoryLedger):
+        return [each.result["n"] for each in ledger.written]
+    assert isinstance(ledger, SqliteLedger)
+    with sqlite3.connect(ledger._path) as connection:
+        names = [row[0] for row in connection.execute("SELECT name FROM sqlite_master")]
+        rows = connection.execute("SELECT n FROM effect").fetchall() if "effect" in names else []
+    connection.close()
+    return [row[0] for row in rows]
+
+
+# Deaths.
+
+
+def test_death_is_dying_then_dead(ledger: Ledger):
+    done = ledger.dying(OWNER, [death(1)])
+    dying = ledger.lookup(["job:job-1"])["job:job-1"]
+    ledger.dead(OWNER, ["job:job-1"])
+
+    assert done == set()
+    assert dying == LedgerRow("job:job-1", "job-1", "dying", None, NEVER)
+    assert state_of(ledger, "job:job-1") == ("job-1", "dead")
+
+
+def test_done_beats_dying(ledger: Ledger):
+    ledger.record(OWNER, [effect(1)])
+
+    done = ledger.dying(OWNER, [death(1), death(2)])
+    ledger.dead(OWNER, ["job:job-1", "job:job-2"])
+
+    assert done == {"job:job-1"}
+    assert state_of(ledger, "job:job-1") == ("job-1", "done")
+    assert state_of(ledger, "job:job-2") == ("job-2", "dead")
+
+
+@pytest.mark.parametrize("dead", [False, True])
+def test_job_that_is_dying_or_dead_takes_no_effect(ledger: Ledger, dead: bool):
+    ledger.dying(OWNER, [death(1)])
+    if dead:
+        ledger.dead(OWNER, ["job:job-1"])
+
+    new = ledger.record(OWNER, [effect(1)])
+
+    assert new == set()
+    assert state_of(ledger, "job:job-1") == ("job-1", "dead" if dead else "dying")
+
+
+def test_dying_again_changes_nothing(ledger: Ledger):
+    ledger.dying(OWNER, [death(1)])
+    ledger.dead(OWNER, ["job:job-1"])
+
+    done = ledger.dying(OWNER, [death(1)])
+
+    assert done == set()
+    assert state_of(ledger, "job:job-1") == ("job-1", "dead")
+
+
+def test_dead_without_dying_is_nothing(ledger: Ledger):
+    ledger.dead(OWNER, ["job:job-1"])
+
+    assert state_of(ledger, "job:job-1") is None
+
+
+@pytest.mark.parametrize("dead", [False, True])
+def test_effect_replaces_the_death_of_another_job_with_its_idempotency_key(
+    ledger: Ledger, dead: bool
+):
+    ledger.dying(OWNER, [death(1, identity="key:a:k")])
+    if dead:
+        ledger.dead(OWNER, ["key:a:k"])
+
+    new = ledger.record(OWNER, [effect(2, identity="key:a:k")])
+
+    assert new == {"key:a:k"}
+    assert ledger.lookup(["key:a:k"])["key:a:k"] == LedgerRow(
+        "key:a:k", "job-2", "done", '{"n": 2}', None
+    )
+
+
+def test_death_replaces_the_death_of_another_job_with_its_idempotency_key(ledger: Ledger):
+    ledger.dying(OWNER, [death(1, identity="key:a:k")])
+    ledger.dead(OWNER, ["key:a:k"])
+
+    ledger.dying(OWNER, [death(2, identity="key:a:k")])
+
+    assert state_of(ledger, "key:a:k") == ("job-2", "dying")
+
+
+def test_death_never_replaces_the_effect_of_another_job(ledger: Ledger):
+    ledger.record(OWNER, [effect(1, identity="key:a:k")])
+
+    done = ledger.dying(OWNER, [death(2, identity="key:a:k")])
+
+    assert done == {"key:a:k"}
+    assert state_of(ledger, "key:a:k") == ("job-1", "done")
+
+
+def test_ledger_is_closed_twice_without_harm(ledger: Ledger):
+    ledger.close()
+    ledger.close()
+
+
+# SQLite: several threads, several processes, a file that does not answer.
+
+
+def test_threads_that_race_for_one_identity_agree_on_one_winner(tmp_path: Path):
+    ledger = SqliteLedger(tmp_path / "l.db")
+    sink = SqliteSink("effect", create="CREATE TABLE IF NOT EXISTS effect (n INTEGER)")
+    together = threading.Barrier(8)
+    won: list[int] = []
+
+    def race(n: int) -> None:
+        together.wait(10)
+        for number in range(20):
+            mine = effect(n, identity=f"key:a:{number}")
+            if ledger.record(OWNER, [mine], sink.write_in):
+                won.append(number)
+
+    threads = [threading.Thread(target=race, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    assert sorted(won) == list(range(20))
+    assert len(written_in(ledger)) == 20
+    ledger.close()
+
+
+PROCESS = """
+import sys
+from processor.engine.ports import Owner
+from processor.model import Effect, Position
+from processor.sinks.sqlite import SqliteLedger, SqliteSink
+
+ledger = SqliteLedger(sys.argv[1])
+sink = SqliteSink("effect", create="CREATE TABLE IF NOT EXISTS effect (n INTEGER)")
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(50):
+    effect = Effect(sys.argv[2], "count", f"key:a:{number}", Position("t", 0, 0), 1, None,
+                    {"n": number})
+    ledger.record(Owner("g", "t", int(sys.argv[2]), 1), [effect], sink.write_in)
+"""
+
+
+def test_processes_that_race_for_one_identity_agree_on_one_winner(tmp_path: Path):
+    path = tmp_path / "l.db"
+    racing = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, str(path), str(number)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(3)
+    ]
+    for process in racing:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in racing:
+        process.communicate("go\n", timeout=60)
+
+    ledger = SqliteLedger(path)
+    assert [process.returncode for process in racing] == [0, 0, 0]
+    assert sorted(written_in(ledger)) == list(range(50))
+    assert len(ledger.lookup([f"key:a:{number}" for number in range(50)])) == 50
+    ledger.close()
+
+
+def test_commit_that_fails_leaves_a_ledger_that_works(tmp_path: Path):
+    ledger = SqliteLedger(tmp_path / "l.db")
+    held: list[sqlite3.Connection] = []
+
+    def deny_commit(action: int, argument: str | None, *_: Any) -> int:
+        refused = action == sqlite3.SQLITE_TRANSACTION and argument == "COMMIT"
+        return sqlite3.SQLITE_DENY if refused else sqlite3.SQLITE_OK
+
+    def write(connection: sqlite3.Connection, _: Sequence[Effect]) -> None:
+        held.append(connection)
+        connection.set_authorizer(deny_commit)
+
+    with pytest.raises(SinkUnavailable):
+        ledger.record(OWNER, [effect(1)], write)
+    held[0].set_authorizer(None)
+    left = ledger.lookup(["job:job-1"])
+
+    assert left == {}
+    assert ledger.record(OWNER, [effect(1)]) == {"job:job-1"}
+    ledger.close()
+
+
+def test_locked_file_is_an_outage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("processor.sinks.sqlite.BUSY_SECONDS", 0.01)
+    path = tmp_path / "l.db"
+    ledger = SqliteLedger(path)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+
+    with pytest.raises(SinkUnavailable, match=r"the ledger .* does not answer"):
+        ledger.record(OWNER, [effect(1)])
+    other.execute("ROLLBACK")
+
+    assert ledger.record(OWNER, [effect(1)]) == {"job:job-1"}
+    other.close()
+    ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        ({"nope": 1}, "no column named nope"),
+        ({"n": 1, "x; DROP TABLE effect": 2}, "is no column name"),
+        ({"n": 2**70}, "cannot store"),
+        ({"n": "one"}, "constraint"),
+        (None, "must be a mapping of columns, or a list of them; it is a NoneType"),
+        ("text", "it is a str"),
+        ({}, "it is empty"),
+        ([{"n": 1}, 7], "it is a int"),
+    ],
+    ids=str,
+)
+def test_result_that_the_table_does_not_take_is_refused_for_good(
+    tmp_path: Path, result: Any, message: str
+):
+    ledger = SqliteLedger(tmp_path / "l.db")
+    create = "CREATE TABLE IF NOT EXISTS effect (n INTEGER CHECK (typeof(n) = 'integer'))"
+    sink = SqliteSink("effect", create=create)
+    bad = Effect("job-1", "count", "job:job-1", Position("t", 3, 1), 1, None, result)
+
+    with pytest.raises(PermanentError, match=message):
+        ledger.record(OWNER, [bad], sink.write_in)
+
+    assert ledger.lookup(["job:job-1"]) == {}
+    # The table, made in the transaction that was undone, is made again.
+    assert ledger.record(OWNER, [effect(2)], sink.write_in) == {"job:job-2"}
+    assert written_in(ledger) == [2]
+    ledger.close()
+
+
+def test_list_of_results_is_a_row_each(tmp_path: Path):
+    ledger = SqliteLedger(tmp_path / "l.db")
+    sink = SqliteSink("effect", create="CREATE TABLE IF NOT EXISTS effect (n INTEGER)")
+    both = Effect("1", "count", "job:1", Position("t", 3, 1), 1, None, [{"n": 1}, {"n": 2}])
+
+    ledger.record(OWNER, [both], sink.write_in)
+
+    assert written_in(ledger) == [1, 2]
+    ledger.close()
