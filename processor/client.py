@@ -31,15 +31,15 @@ from processor.contracts.claims import ClaimStore
 from processor.contracts.schemas import Schema, SchemaSet
 from processor.contracts.topics import Topic, TopicSet
 from processor.engine.submit import Accepted, NewJob, Refused, outgoing
-from processor.errors import BrokerUnavailable, OutageError, ProcessorError, UsageError
+from processor.errors import BrokerUnavailable, ProcessorError, UsageError
 from processor.model import ObjectRef
+from processor.reached import ReachedClaims, RecentOutage
 from processor.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
 
 DELIVERY_SECONDS = 30.0
-AWAY_SECONDS = 10.0  # What could not be reached is not asked again sooner.
 PIPELINE_MAX = 10_000  # Jobs of one `submit_many` that await their acknowledgement at once.
 
 
@@ -87,11 +87,9 @@ class Client:
         self._topics = TopicSet.load(topic_directories(self.settings), self._schemas)
         self._registry = Registry(self.settings.registry)
         self._ways: dict[str, tuple[Topic, Encoder]] = {}
-        self._away: dict[str, tuple[float, OutageError]] = {}  # Job type -> (until, why).
+        self._outage = RecentOutage()
         self._claims: ClaimStore | None = None
-        self._objects: Any = None
         self._lock = threading.Lock()
-        self._asking = threading.Lock()
         self._producer: Producer | None = None
         self._pid = os.getpid()
         self._closed = threading.Event()
@@ -272,26 +270,16 @@ class Client:
         if way is not None:
             return way
         producer = self._started()
-        with self._asking:
-            until, known = self._away.get(job_type, (0.0, None))
-            if known is not None and time.monotonic() < until:
-                raise type(known)(known.message, hint=known.hint)
+        with self._outage.remembered():
             topic, schema = self.topic_of(job_type), self.schema_of(job_type)
-            try:
-                schema_id = self._registry.id_of(subject_for(topic.name, job_type), schema.text)
-                topics_found(producer, self.settings.kafka, self._heard, topic=topic.name)
-            except OutageError as outage:
-                self._away[job_type] = (time.monotonic() + AWAY_SECONDS, outage)
-                raise
+            schema_id = self._registry.id_of(subject_for(topic.name, job_type), schema.text)
+            topics_found(producer, self.settings.kafka, self._heard, topic=topic.name)
             way = self._ways[job_type] = (topic, Encoder(schema, schema_id))
         return way
 
     def _claim_store(self) -> ClaimStore | None:
         if self._claims is None and self.settings.claims.store is not None:
-            from processor.adapters.objects.stores import Objects
-
-            self._objects = Objects(self.settings)
-            self._claims = ClaimStore(self._objects, self.settings.claims.store)
+            self._claims = ReachedClaims(self.settings, self.settings.claims.store)
         return self._claims
 
 

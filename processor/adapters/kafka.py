@@ -150,12 +150,15 @@ class KafkaLog:
             elif not self._starts:
                 self._consumer.assign([])
 
-        self._consumer.subscribe(
-            list(topics),
-            on_assign=assigned,
-            on_revoke=lambda _, given: rebalance.revoked(_partitions(given)),
-            on_lost=lambda _, given: rebalance.lost(_partitions(given)),
-        )
+        def revoked(_: Consumer, given: list[TopicPartition]) -> None:
+            rebalance.revoked(_partitions(given))
+            self._let_go()
+
+        def lost(_: Consumer, given: list[TopicPartition]) -> None:
+            rebalance.lost(_partitions(given))
+            self._let_go()
+
+        self._consumer.subscribe(list(topics), on_assign=assigned, on_revoke=revoked, on_lost=lost)
 
     def poll(self, records_max: int, timeout_seconds: float) -> list[Record]:
         """Wait for the first record, then take what else is there already."""
@@ -249,6 +252,11 @@ class KafkaLog:
             self._consumer.assign(kept)
         else:
             self._consumer.unassign()
+
+    def _let_go(self) -> None:
+        """End a revocation: by itself the client would unassign what may not be assigned."""
+        if self._cooperative:
+            self._consumer.incremental_unassign([])
 
     def _kept(self, *, without: Container[Partition]) -> list[TopicPartition]:
         """What an eager assignment, which is replaced whole, must go on with, and where."""

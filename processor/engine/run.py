@@ -11,7 +11,7 @@ import json
 import threading
 from asyncio import CancelledError
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from processor.contracts import headers
@@ -166,6 +166,7 @@ class Runner:
                 if row is not None and (outcome := known_outcome(row, job)) is not None:
                     return outcome
             spec = self._spec(job, job_type)
+            entry.job = job = replace(job, job_type=job_type)  # A stranger's headers name none.
             payload = spec.convert(payload)
         except PermanentError as fault:
             return Failed(failure_of(fault), self._clock.monotonic() - started)

@@ -319,7 +319,8 @@ class Worker:
         """Take over what the group gave us and is not taken yet."""
         now = self._clock.monotonic()
         due = [each for each, at in self._untaken.items() if at <= now]
-        if not due:
+        # Others that leave at the same time hand their partitions to us: they go on with the next.
+        if not due or self._stopping:
             return
         try:
             taken = self._takeover.take(due)

@@ -17,18 +17,24 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_SECONDS = 5.0
 READ_TIMEOUT_SECONDS = 60.0
 ATTEMPTS_MAX = 4  # The SDK's own, a few seconds in all; the worker's pause takes over after that.
+HASTY_READ_TIMEOUT_SECONDS = 5.0
+HASTY_ATTEMPTS_MAX = 2
 CONNECTIONS_MAX = 64
 
 
 class Objects:
     """Every object store that the settings reach: `file:///`, `s3://`, `http://` and `https://`.
 
-    Safe for threads. `file_roots` limits files to these folders; none means anywhere.
+    Safe for threads. `file_roots` limits files to these folders; none means anywhere. `hasty` gives
+    an S3 that does not answer up within some 10 seconds: for a person who waits.
     """
 
-    def __init__(self, settings: Settings, *, file_roots: Sequence[Path] = ()) -> None:
+    def __init__(
+        self, settings: Settings, *, file_roots: Sequence[Path] = (), hasty: bool = False
+    ) -> None:
         self._settings = settings
         self._file_roots = file_roots
+        self._hasty = hasty
         self._stores: dict[str, ObjectStore] = {}
         self._making = threading.Lock()
 
@@ -82,7 +88,7 @@ class Objects:
         if scheme == "s3":
             from processor.adapters.objects.s3 import S3Store
 
-            return S3Store(s3_client(self._settings.s3))
+            return S3Store(s3_client(self._settings.s3, hasty=self._hasty))
         if scheme == "http":
             from processor.adapters.objects.http import HttpSource
 
@@ -93,15 +99,18 @@ class Objects:
         )
 
 
-def s3_client(settings: S3Settings) -> S3Client:
+def s3_client(settings: S3Settings, *, hasty: bool = False) -> S3Client:
     """Make a client for the S3 that the settings name; what they leave out the AWS SDK finds."""
     import boto3
     from botocore.config import Config
 
     config = Config(
         connect_timeout=CONNECT_TIMEOUT_SECONDS,
-        read_timeout=READ_TIMEOUT_SECONDS,
-        retries={"mode": "standard", "total_max_attempts": ATTEMPTS_MAX},
+        read_timeout=HASTY_READ_TIMEOUT_SECONDS if hasty else READ_TIMEOUT_SECONDS,
+        retries={
+            "mode": "standard",
+            "total_max_attempts": HASTY_ATTEMPTS_MAX if hasty else ATTEMPTS_MAX,
+        },
         max_pool_connections=CONNECTIONS_MAX,
         tcp_keepalive=True,
         # Servers other than AWS rarely have a DNS name per bucket.
