@@ -12,6 +12,8 @@ PYTHONS := $(PYTHON) python3.13 python3.12 python3.11 python3
 GOOD_PYTHON := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 PIP := PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
 TESTS ?=
+SEED ?= 0
+N ?= 20000
 DEMO_ARGS ?=
 
 # A Python that was upgraded away leaves a dangling link, and an environment that cannot be mended.
@@ -28,6 +30,10 @@ demo: $(VENV)/.local ## Run the main job end to end on a real Kafka, on this mac
 .PHONY: test
 test: $(VENV)/.dev ## Run the tests, on real servers (TESTS=tests/core for some)
 	@$(BIN)/python -m pytest $(TESTS)
+
+.PHONY: simulate
+simulate: $(VENV)/.dev ## Run the engine in N seeded worlds full of faults, from SEED on
+	@$(BIN)/python -m tests.simulation --seeds $(SEED):$$(( $(SEED) + $(N) ))
 
 .PHONY: check
 check: lint ## Run the linters, the type checker and the tests: what CI runs

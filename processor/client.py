@@ -23,7 +23,8 @@ from processor.adapters.broker import (
     servers_of,
     topics_found,
 )
-from processor.adapters.kafka import client_id, produce, producer_settings
+from processor.adapters.kafka import produce
+from processor.adapters.kafka_settings import client_id, producer_settings
 from processor.adapters.registry import Registry
 from processor.contracts.avro import Encoder, subject_for
 from processor.contracts.builtin import schema_directories, topic_directories

@@ -173,6 +173,7 @@ class Served:
                 lane_records_max=settings.lane_records_max,
                 start_from=settings.start_from,
                 when_offset_lost=settings.when_offset_lost,
+                fence_records_max=settings.fence_records_max,
             ),
             rules=rules,
             encode_status=self._status_encoder(schemas),
@@ -271,6 +272,7 @@ def rules_of(topic: Topic) -> Rules:
             jitter_ratio=topic.retry.jitter,
         ),
         publish_status=topic.status.publish,
+        fence=Ordering(topic.fence),
     )
 
 

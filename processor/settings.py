@@ -130,6 +130,7 @@ class WorkerSettings(Section):
     group: str = Field("processor", min_length=1)
     concurrency: int = Field(8, ge=1, le=1000)  # pool threads for sync handlers
     lane_records_max: int = Field(1000, ge=1)  # per partition; a full lane pauses its partition
+    fence_records_max: int = Field(100_000, ge=1)  # waiting in tiers; more pauses the partition
     slice_records_max: int = Field(100, ge=1)  # jobs handed to a pool thread at once
     commit_interval_seconds: Seconds = Field(1.0, gt=0)
     drain_seconds: Seconds = Field(20.0, ge=0)  # budget for running jobs on revoke and on SIGTERM

@@ -7,10 +7,8 @@ never reset: `auto.offset.reset` is `error`, and the takeover decides where read
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import time
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import (
@@ -24,11 +22,18 @@ from confluent_kafka import (
 )
 
 from processor.adapters.broker import Heard, fault_of, kafka_error, made, servers_of
+from processor.adapters.kafka_settings import (
+    client_id,
+    consumer_settings,
+    producer_settings,
+    scanner_settings,
+)
 from processor.engine.ports import CommitRefused, Committed, Delivery, Rebalance
 from processor.errors import BrokerUnavailable, ProcessorError, UsageError
 from processor.model import Outgoing, Partition, Record
 
 CALL_SECONDS = 15.0
+SCAN_RECORDS = 10_000
 TELL_AGAIN_SECONDS = 10.0  # While a broker is away its client says so 20 times a second.
 
 _LOGGER = logging.getLogger(__name__)
@@ -45,64 +50,6 @@ _REFUSED = {
     110,  # FENCED_MEMBER_EPOCH
     25,  # UNKNOWN_MEMBER_ID
 }
-
-# The client's own settings; `[kafka]` may change all that the promise does not rest on.
-_COMMON: dict[str, Any] = {
-    "socket.keepalive.enable": True,
-    "reconnect.backoff.max.ms": 2000,
-    "allow.auto.create.topics": False,
-    "log_level": 0,  # It would write to stderr past our log; the same comes through error_cb.
-}
-_CONSUMER: dict[str, Any] = {
-    "enable.auto.commit": False,
-    "enable.auto.offset.store": False,
-    "enable.partition.eof": False,
-    "auto.offset.reset": "error",
-    "check.crcs": True,
-    "fetch.queue.backoff.ms": 50,  # The default of a second makes the intake a saw-tooth.
-    "fetch.wait.max.ms": 100,
-    "queued.min.messages": 5000,
-    "queued.max.messages.kbytes": 16384,
-}
-_PRODUCER: dict[str, Any] = {
-    "enable.idempotence": True,
-    "acks": "all",
-    "partitioner": "murmur2_random",  # What Java producers use: one key, one partition, for all.
-    "compression.type": "lz4",
-    "linger.ms": 5,
-    # The topic's own max.message.bytes decides; a value is never over what a worker decodes.
-    "message.max.bytes": 17 * 1024 * 1024,
-}
-_CONSUMER_ONLY_PREFIXES = ("fetch.", "queued.", "session.timeout", "heartbeat.", "max.poll.",
-                           "group.", "partition.assignment", "check.crcs", "isolation.level",
-                           "max.partition.fetch")  # fmt: skip
-_PRODUCER_ONLY_PREFIXES = ("linger.", "batch.", "compression.", "queue.buffering.", "message.",
-                           "delivery.", "request.timeout", "sticky.", "retries", "acks",
-                           "retry.backoff", "enable.idempotence", "partitioner")  # fmt: skip
-
-
-def _without(settings: Mapping[str, Any], prefixes: tuple[str, ...]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if not name.startswith(prefixes)}
-
-
-def producer_settings(settings: Mapping[str, Any], client_id: str) -> dict[str, Any]:
-    """Make a producer's settings."""
-    mine = _without(settings, _CONSUMER_ONLY_PREFIXES)
-    return {**_COMMON, **_PRODUCER, "client.id": client_id, **mine}
-
-
-def consumer_settings(settings: Mapping[str, Any], group: str, client_id: str) -> dict[str, Any]:
-    """What a group member is made with."""
-    mine = _without(settings, _PRODUCER_ONLY_PREFIXES)
-    made = {**_COMMON, **_CONSUMER, "client.id": client_id, "group.id": group, **mine}
-    if made.get("group.protocol", "classic") == "classic":
-        made.setdefault("partition.assignment.strategy", "cooperative-sticky")
-    return made
-
-
-def client_id(role: str) -> str:
-    """Name this process for the brokers; uniquely, since equal names upset an assignor."""
-    return f"processor-{role}-{socket.gethostname()}-{os.getpid()}"
 
 
 class KafkaLog:
@@ -312,6 +259,64 @@ class KafkaLog:
             except KafkaException as fault:  # Too large for the client, or it has ended for good.
                 self._deliveries.append(Delivery(token, 0, kafka_error(fault).str()))
                 return
+
+    def append(self, outgoing: Sequence[Outgoing]) -> list[int]:
+        """Append and wait for every answer."""
+        offsets: dict[int, int] = {}
+        failed: list[KafkaError] = []
+
+        def answering(number: int) -> Any:
+            def answered(error: KafkaError | None, message: Message) -> None:
+                if error is not None:
+                    failed.append(error)
+                offsets[number] = message.offset() or 0
+
+            return answered
+
+        for number, each in enumerate(outgoing):
+            produce(self._producer, each, answering(number))
+        until = time.monotonic() + CALL_SECONDS
+        while len(offsets) < len(outgoing) and time.monotonic() < until:
+            self._producer.poll(0.05)
+        if failed:
+            raise fault_of(failed[0], self._settings, "append")
+        if len(offsets) < len(outgoing):
+            raise BrokerUnavailable(
+                f"Kafka at {servers_of(self._settings)} did not acknowledge an append within "
+                f"{CALL_SECONDS:.0f} s"
+            )
+        return [offsets[number] for number in range(len(outgoing))]
+
+    def scan(self, ranges: Mapping[Partition, tuple[int, int]]) -> Iterator[Record]:
+        """Read with a consumer of its own, outside the group's assignment."""
+        left = {each: end for each, (start, end) in ranges.items() if start < end}
+        scanner = made(Consumer, scanner_settings(self._settings))
+        try:
+            given = [TopicPartition(*each, ranges[each][0]) for each in left]
+            scanner.assign(given)
+            until = time.monotonic() + CALL_SECONDS
+            while left:
+                for message in scanner.consume(SCAN_RECORDS, 0.1):
+                    error = message.error()
+                    where = Partition(message.topic() or "", message.partition() or 0)
+                    if error is not None:
+                        if error.code() != KafkaError._PARTITION_EOF:
+                            raise fault_of(error, self._settings, f"scanning {where}")
+                    elif (message.offset() or 0) < left.get(where, 0):
+                        yield record_of(message)
+                        until = time.monotonic() + CALL_SECONDS
+                positions = scanner.position([TopicPartition(*each) for each in left])
+                for each in positions:
+                    # The position passes what is not there: gaps of compaction and transactions.
+                    if each.offset >= left[Partition(each.topic, each.partition)]:
+                        del left[Partition(each.topic, each.partition)]
+                if left and time.monotonic() > until:
+                    raise BrokerUnavailable(
+                        f"Kafka at {servers_of(self._settings)} did not give what is on "
+                        f"{next(iter(left))} within {CALL_SECONDS:.0f} s"
+                    )
+        finally:
+            scanner.close()
 
     def deliveries(self) -> list[Delivery]:
         """Take the answers that have come."""

@@ -130,13 +130,16 @@ class CoroutineThread:
 
     def await_result(self, coroutine: Coroutine[Any, Any, Any], context: JobContext) -> Any:
         """Run a coroutine to its end; when the job is told to stop it is cancelled."""
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._running_loop())
+        future = asyncio.run_coroutine_threadsafe(_contained(coroutine), self._running_loop())
         context.on_cancel(future.cancel)
         try:
-            return future.result()
+            result, ending = future.result()
         except CancelledError:
             context.raise_if_cancelled()
             raise
+        if ending is not None:
+            raise ending
+        return result
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:
@@ -145,6 +148,16 @@ class CoroutineThread:
                 run = self._loop.run_forever
                 threading.Thread(target=run, name="processor-async", daemon=True).start()
             return self._loop
+
+
+async def _contained(
+    coroutine: Coroutine[Any, Any, Any],
+) -> tuple[Any, SystemExit | KeyboardInterrupt | None]:
+    """Keep what would end the loop, and with it every other handler, for the caller to raise."""
+    try:
+        return await coroutine, None
+    except (SystemExit, KeyboardInterrupt) as ending:
+        return None, ending
 
 
 def _all(queue: SimpleQueue[Any]) -> list[Any]:

@@ -42,6 +42,7 @@ HOP_ERROR_MESSAGE = "processor-error-message"
 HOP_FINGERPRINT = "processor-fingerprint"
 HOP_EPOCH = "processor-epoch"  # Of the owner that wrote this copy.
 HOP_COPY = "processor-copy"  # Names one appended copy.
+TAKEOVER = "processor-takeover"  # Only on takeover markers: the epoch of the new owner.
 
 ERROR_MESSAGE_BYTES_MAX = 1024
 ID_BYTES_MAX = 256  # Of a job id or an idempotency key.
@@ -67,6 +68,11 @@ def read_job(record: Record, origin: Position) -> JobHeaders:
         claim=found.get(CLAIM),
         traceparent=_text(found, TRACEPARENT),
     )
+
+
+def nameless_job(origin: Position) -> JobHeaders:
+    """What is known of a job whose own headers are malformed: its place names it."""
+    return JobHeaders(job_id=str(origin), job_type=None)
 
 
 def read_hop(record: Record) -> Hop | None:
@@ -95,6 +101,21 @@ def read_hop(record: Record) -> Hop | None:
         epoch=_whole(found, HOP_EPOCH) or 0,
         copy=_text(found, HOP_COPY) or "",
     )
+
+
+def read_marker(record: Record) -> int | None:
+    """Read a takeover marker's epoch; None when the record is none, or a malformed one."""
+    if record.key is not None or record.value is not None:
+        return None
+    for name, value in record.headers:
+        if name == TAKEOVER and value is not None and value.isdigit() and len(value) <= 18:
+            return int(value)
+    return None
+
+
+def write_marker(epoch: int) -> Headers:
+    """The headers of a takeover marker; its key and value are None."""
+    return [(TAKEOVER, str(epoch).encode())]
 
 
 def first_hop(record: Record) -> Hop:

@@ -231,6 +231,8 @@ class Topic(_Part):
     ) -> TopicSpec:
         replication = min(3, brokers) if self.replication is None else self.replication
         message_bytes_max = max(_MESSAGE_BYTES_FLOOR, self.message_max + _HEADERS_ALLOWANCE_BYTES)
+        if name != self.name:  # A copy is a record of the main topic and the engine's headers.
+            message_bytes_max += _HEADERS_ALLOWANCE_BYTES
         config = {
             "cleanup.policy": "delete",
             "max.message.bytes": str(message_bytes_max),

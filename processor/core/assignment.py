@@ -7,6 +7,7 @@ and errands carry the assignment they belong to, and those of a dropped one are 
 from __future__ import annotations
 
 from processor.core.fence import Fence
+from processor.core.floor import Floor
 from processor.core.lane import Lane, Ordering
 from processor.core.retry import RetryPolicy
 from processor.model import Partition
@@ -22,6 +23,8 @@ class Assignment:
         "dropped",
         "epoch",
         "fence",
+        "fence_ordering",
+        "floors",
         "lanes",
         "partition",
         "paused",
@@ -41,6 +44,9 @@ class Assignment:
         ordering: Ordering,
         policy: RetryPolicy,
         lane_records_max: int,
+        floors: dict[Partition, int] | None = None,
+        fence_ordering: Ordering = Ordering.KEY,
+        fence_records_max: int = 100_000,
     ) -> None:
         assert epoch >= 1
         assert len(satellites) == policy.tiers
@@ -48,12 +54,16 @@ class Assignment:
         self.satellites = satellites
         self.epoch = epoch
         self.policy = policy
-        self.fence = Fence()
+        self.fence = Fence(records_max=fence_records_max)
+        self.fence_ordering = fence_ordering
+        self.floors = [
+            Floor(start=starts[each], epoch=(floors or {}).get(each, 0)) for each in satellites
+        ]
         self.lanes = [
             Lane(
                 tier=tier,
                 # A tier holds jobs of many keys, each with its own time: a key waits for itself.
-                ordering=ordering if tier == 0 else Ordering.KEY,
+                ordering=ordering if tier == 0 else fence_ordering,
                 start=starts[each],
                 records_max=lane_records_max,
             )
@@ -86,6 +96,20 @@ class Assignment:
         """Name a new copy: unique in the partition, since its epoch is."""
         self._copies += 1
         return f"{self.epoch}-{self._copies}"
+
+    def fence_key(self, key: bytes | None) -> bytes | None:
+        """What the fence knows a record by: its key, or one name for the whole partition."""
+        return key if self.fence_ordering is Ordering.KEY else b"*"
+
+    def floor_at(self, partition: Partition, offset: int) -> int:
+        """The epoch below which a satellite's copies are void, at an offset."""
+        return self.floors[self.satellites.index(partition)].at(offset)
+
+    def noted_commit(self, partition: Partition, offset: int) -> None:
+        """Remember what the group has committed."""
+        self.committed[partition] = offset
+        if partition != self.partition:
+            self.floors[self.satellites.index(partition)].forget(offset)
 
     def uncommitted(self) -> dict[Partition, int]:
         """The watermarks that have moved since they were last committed."""

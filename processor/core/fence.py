@@ -7,6 +7,7 @@ Rule 2: removal names the copy; removing one that is absent does nothing. A send
         was sent again under the same name counts once.
 Rule 3: a record joins the *nearest* tier ahead of it in which its key has anything waiting: the
         farthest would let a later record pass one that waits in between.
+Rule 4: a full fence pauses its main partition, which alone adds keys; the tiers empty it.
 """
 
 from __future__ import annotations
@@ -21,11 +22,23 @@ class Fence:
     (2, None)
     """
 
-    __slots__ = ("_copies", "held")
+    __slots__ = ("_copies", "held", "records_max")
 
-    def __init__(self) -> None:
+    def __init__(self, *, records_max: int = 100_000) -> None:
+        assert records_max >= 1
+        self.records_max = records_max
         self._copies: dict[bytes, dict[str, int]] = {}  # Key -> copy -> tier.
         self.held = 0  # Copies in all.
+
+    @property
+    def full(self) -> bool:
+        """Whether the main partition should pause. A signal: a takeover may find more."""
+        return self.held >= self.records_max
+
+    @property
+    def resumable(self) -> bool:
+        """Whether a main partition that paused for it should go on."""
+        return self.held <= self.records_max // 2
 
     @property
     def keys(self) -> int:

@@ -120,6 +120,11 @@ class Lane:
         self._go_on(entry.turn)
         return entry
 
+    def pass_by(self, offset: int) -> None:
+        """Settle a record that is not to be run: a marker, or a void copy."""
+        self.watermark.begin(offset)
+        self.watermark.settle(offset)
+
     def take(self, *, now: float, count_max: int) -> list[Entry]:
         """Take the head of the next ready turn, up to `count_max` entries, and make it busy.
 

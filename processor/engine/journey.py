@@ -64,21 +64,62 @@ class Wait:
 Verdict = Done | Retry | WaitInPlace | DeadLetter | Bury | Wait
 
 OUTAGE_WAIT_SECONDS = 1.0
+RESULT_MAX = 65_536  # Characters. A longer one is not told: a status must fit its topic.
 
 
-def arrive(lane: Lane, record: Record, assignment: Assignment) -> Entry:
-    """Put a record into its lane. One whose own engine headers are malformed starts anew.
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """It is not to be run: a takeover marker, or a copy whose writer had lost the partition."""
 
-    A malformed set can only be foreign: it must not stall the lane, and its job still runs.
-    """
-    try:
-        hop = (headers.read_hop(record) if lane.tier > 0 else None) or headers.first_hop(record)
-    except ContractError:
-        hop = headers.first_hop(record)
-    entry = lane.arrive(record, hop)
+
+@dataclass(frozen=True, slots=True)
+class Usurped:
+    """It was written under a newer epoch than ours: the partition is another's."""
+
+    epoch: int
+
+
+def arrive(lane: Lane, record: Record, assignment: Assignment) -> Entry | Passed | Usurped:
+    """Put a record into its lane, or pass it by when it is a marker or void."""
+    if lane.tier > 0:
+        return _arrive_copy(lane, record, assignment)
+    entry = lane.arrive(record, headers.first_hop(record))
     if assignment.policy.tiers == 0:  # Nowhere to park it: it waits as the head of its turn.
         entry.not_before = _asked_not_before_ms(record) / 1000
     return entry
+
+
+def _arrive_copy(lane: Lane, record: Record, assignment: Assignment) -> Entry | Passed | Usurped:
+    floor = assignment.floors[lane.tier - 1]
+    marker = headers.read_marker(record)
+    if marker is not None:
+        floor.raise_at(record.offset, epoch=marker)
+        lane.pass_by(record.offset)
+        return Usurped(marker) if marker > assignment.epoch else Passed()
+    hop = hop_of(record)
+    if hop is not None and hop.epoch > assignment.epoch:
+        return Usurped(hop.epoch)
+    if hop is not None and hop.epoch < floor.epoch:
+        lane.pass_by(record.offset)
+        return Passed()
+    # A stranger's record has no way so far: no owner wrote it, so none can have lost it.
+    entry = lane.arrive(record, hop or headers.first_hop(record))
+    key = assignment.fence_key(record.key)
+    assignment.fence.add(key, tier=lane.tier, copy=copy_of(record, entry.hop))
+    return entry
+
+
+def hop_of(record: Record) -> Hop | None:
+    """Read a copy's way so far; a malformed set can only be foreign, and tells nothing."""
+    try:
+        return headers.read_hop(record)
+    except ContractError:
+        return None
+
+
+def copy_of(record: Record, hop: Hop) -> str:
+    """Name a tier record's copy; one that a foreign writer left unnamed is its place."""
+    return hop.copy or f"{record.topic}-{record.offset}"
 
 
 def admit(entry: Entry, assignment: Assignment, now: float) -> Run | Hold:
@@ -89,7 +130,8 @@ def admit(entry: Entry, assignment: Assignment, now: float) -> Run | Hold:
     tier = entry.lane.tier
     asked_ms = _asked_not_before_ms(entry.record) if tier == 0 else 0
     not_before_ms = asked_ms if asked_ms > now * 1000 else 0
-    ahead = assignment.fence.tier_ahead(entry.record.key, tier=tier)
+    key = assignment.fence_key(entry.record.key)
+    ahead = assignment.fence.tier_ahead(key, tier=tier)
     if ahead is not None:
         return Hold(tier=ahead, not_before_ms=not_before_ms)
     if not_before_ms > 0 and assignment.policy.tiers > 0:
@@ -153,23 +195,24 @@ def status_of(
     result: str | None = None
     duplicate_of: str | None = None
     failure: Failure | None = None
+    job_id = job.job_id if job is not None else str(origin)
     state = "dead"
     match verdict:
         case Done(Succeeded(result=result)):
             state = "succeeded"
         case Done(Duplicate(of_job_id=of, state=known, result=result)):
-            mine = job is not None and of == job.job_id
+            mine = of == job_id
             state = ("succeeded" if known == "done" else "dead") if mine else "duplicate"
             duplicate_of = None if mine else of
         case DeadLetter(failure) | Bury(failure):
             pass
     return JobStatus(
-        job_id=job.job_id if job is not None else str(origin),
+        job_id=job_id,
         job_type=job.job_type if job is not None else None,
         key=None if entry.record.key is None else entry.record.key.decode(errors="replace"),
         state=state,
         attempts=entry.attempt,
-        result=result,
+        result=None if result is not None and len(result) > RESULT_MAX else result,
         error_class=failure.error_class if failure else None,
         error_message=failure.message if failure else None,
         at=now,

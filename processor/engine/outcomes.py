@@ -20,6 +20,8 @@ from processor.errors import (
 )
 from processor.model import Effect, Failure, JobHeaders
 
+MESSAGE_READ_MAX = 10_000  # Characters of an exception's message that are looked at.
+
 
 def known_outcome(row: LedgerRow, job: JobHeaders) -> Outcome | None:
     """What a ledger row says of a job that came again; None lets it run.
@@ -54,7 +56,7 @@ def failure_of(error: BaseException, *, permanent: bool = False) -> Failure:
     """Describe an exception for headers and logs: class, message, whether repeating can help."""
     failure = Failure(
         error_class=type(error).__name__,
-        message=" ".join(str(error).split()) or type(error).__name__,
+        message=_message_of(error),
         permanent=permanent or isinstance(error, PermanentError),
         retry_after_seconds=error.after_seconds if isinstance(error, Retry) else None,
     )
@@ -65,6 +67,16 @@ def failure_of(error: BaseException, *, permanent: bool = False) -> Failure:
         failure.retry_after_seconds,
         headers.fingerprint(failure),
     )
+
+
+def _message_of(error: BaseException) -> str:
+    """Give an exception's words on one line, as UTF-8 can write them, and not without end."""
+    try:
+        words = str(error)
+    except Exception as fault:  # noqa: BLE001 - it is user code too.
+        words = f"its message cannot be read: {type(fault).__name__}"
+    line = " ".join(words[:MESSAGE_READ_MAX].split()) or type(error).__name__
+    return line.encode(errors="replace").decode()[: headers.ERROR_MESSAGE_BYTES_MAX]
 
 
 def timed_out(running: Running, now: float) -> Failure:

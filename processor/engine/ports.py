@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -102,6 +102,20 @@ class Log(Protocol):
 
     def send(self, outgoing: Outgoing, token: Any) -> None:
         """Append bytes; the answer comes through `deliveries` with the token."""
+        ...
+
+    def append(self, outgoing: Sequence[Outgoing]) -> list[int]:
+        """Append and wait for all answers: the offsets. BrokerUnavailable: the outcome is unknown.
+
+        Answers to `send` that come meanwhile are kept for `deliveries`.
+        """
+        ...
+
+    def scan(self, ranges: Mapping[Partition, tuple[int, int]]) -> Iterator[Record]:
+        """Read each partition from an offset to before another, beside what `poll` reads.
+
+        Raises BrokerUnavailable.
+        """
         ...
 
     def deliveries(self) -> list[Delivery]:

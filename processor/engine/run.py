@@ -7,9 +7,9 @@ are flushed at the slice's end, when a job failed, and when the oldest has waite
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
-from asyncio import CancelledError
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -138,15 +138,14 @@ class Runner:
             return
 
     def _known(self, entries: Sequence[Entry]) -> dict[str, LedgerRow]:
-        """Ask the ledger once for the whole slice; an entry with malformed headers is left out."""
+        """Ask the ledger once for the whole slice. Malformed headers leave the job its place."""
         identities = []
         for entry in entries:
-            try:
+            with contextlib.suppress(ContractError):
                 entry.job = headers.read_job(entry.record, entry.hop.origin)
-            except ContractError:
-                continue
-            identities.append(entry.job.identity(entry.job.job_type or ""))
-        return self._ledger.lookup(identities) if identities else {}
+            job = entry.job or headers.nameless_job(entry.hop.origin)
+            identities.append(job.identity(job.job_type or ""))
+        return self._ledger.lookup(identities)
 
     def _run_one(
         self, entry: Entry, known: dict[str, LedgerRow], progress: _Progress
@@ -154,10 +153,12 @@ class Runner:
         """Run one job. None: it succeeded and waits to be written."""
         started = self._clock.monotonic()
         try:
-            job = entry.job or headers.read_job(entry.record, entry.hop.origin)
+            job = entry.job or headers.nameless_job(entry.hop.origin)
             row = self._row(job.identity(job.job_type or ""), known, progress)
             if row is not None and (outcome := known_outcome(row, job)) is not None:
                 return outcome
+            if entry.job is None:
+                headers.read_job(entry.record, entry.hop.origin)  # Tells what is malformed.
             if job.deadline_ms is not None and self._clock.now() * 1000 > job.deadline_ms:
                 raise PermanentError("the job's deadline has passed")
             job_type, payload = self._decode(self._value(entry, job))
@@ -240,11 +241,12 @@ class Runner:
             result = spec.call(payload, context)
             if spec.is_async:
                 result = self._await_result(result, context)
-            json.dumps(result)  # One that cannot be kept is the handler's fault: find it now.
+            # One that cannot be kept is the handler's fault: find it now.
+            json.dumps(result, allow_nan=False)
         except JobCancelled:
             self._finish(work)
             raise _Told from None
-        except (Exception, SystemExit, CancelledError) as error:  # noqa: BLE001 - whatever user code raises is a failed run.
+        except BaseException as error:  # noqa: BLE001 - whatever user code raises is a failed run.
             self._finish(work)
             return failure_of(error, permanent=isinstance(error, spec.permanent))
         self._finish(work)

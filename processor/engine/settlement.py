@@ -123,7 +123,8 @@ class Settlement:
                 return True
             case Retry(tier, not_before, failure):
                 outgoing, copy = journey.retry_copy(entry, assignment, verdict, now)
-                assignment.fence.add(entry.record.key, tier=tier, copy=copy)
+                key = assignment.fence_key(entry.record.key)
+                assignment.fence.add(key, tier=tier, copy=copy)
                 steps.append(outgoing)
                 self._tell_failure(entry, failure, "job will be retried", not_before)
             case DeadLetter(failure) | Bury(failure):
@@ -145,7 +146,8 @@ class Settlement:
     def park(self, entry: Entry, assignment: Assignment, hold: Hold) -> None:
         """Append a copy of a record that waits behind its key to a tier."""
         outgoing, copy = journey.parked_copy(entry, assignment, hold)
-        assignment.fence.add(entry.record.key, tier=hold.tier, copy=copy)
+        key = assignment.fence_key(entry.record.key)
+        assignment.fence.add(key, tier=hold.tier, copy=copy)
         self._begin(entry, assignment, deque([outgoing]), None)
         self._telemetry.settled(assignment.partition.topic, job_type_of(entry), "held")
 
@@ -214,7 +216,8 @@ class Settlement:
             assignment.settling -= 1
             entry.lane.settle(entry)
             if entry.lane.tier > 0:
-                assignment.fence.remove(entry.record.key, copy=copy_of(entry))
+                key = assignment.fence_key(entry.record.key)
+                assignment.fence.remove(key, copy=journey.copy_of(entry.record, entry.hop))
             return
         step = settling.steps.popleft()
         if isinstance(step, Note):
@@ -258,11 +261,6 @@ class Settlement:
             error=failure.message,
             **({} if until is None else {"not_before": round(until, 3)}),
         )
-
-
-def copy_of(entry: Entry) -> str:
-    """Name a tier record's copy; one that a foreign writer left unnamed is its place."""
-    return entry.hop.copy or f"{entry.record.topic}-{entry.record.offset}"
 
 
 def job_type_of(entry: Entry) -> str:

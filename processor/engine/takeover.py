@@ -5,23 +5,36 @@ Step 1: read what the group has committed of main p and of each satellite. The n
 Step 2: commit main p at the same offset with the new epoch. The group's coordinator refuses a stale
         member, so epochs grow without a database.
 Step 3: raise the ledger's owner row to it: from here on an older owner can write no effect.
+Step 4: append a marker with it to each satellite. Copies of older owners that land behind it are
+        void: the commit of their source was refused, so the source comes again.
+Step 5: scan each satellite from its committed offset to the marker, keys and headers only, to know
+        which keys have jobs waiting. An epoch not below ours (offsets were reset, a group was made
+        anew): take a larger one and go to step 2.
+
+Only then is a record of main p or of any tier admitted.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from processor.contracts import headers
 from processor.core.assignment import Assignment
+from processor.core.fence import Fence
+from processor.core.floor import Floor
 from processor.core.lane import Ordering
 from processor.core.retry import RetryPolicy
-from processor.engine.ports import Committed, Ledger, Log, Owner
+from processor.engine.journey import copy_of, hop_of
+from processor.engine.ports import CommitRefused, Committed, Ledger, Log, Owner
 from processor.errors import ProcessorError
-from processor.model import Partition
+from processor.model import Outgoing, Partition, Record
 
-_EPOCH = re.compile(r"\bepoch=(\d{1,18})\b")
+ROUNDS_MAX = 5  # Of steps 2 to 5; each further one needs a larger epoch to have turned up.
+
+_EPOCH = re.compile(r"\b(?:epoch|floor)=(\d{1,18})\b")
 
 
 class Served(Protocol):
@@ -50,12 +63,13 @@ class Served(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How the jobs of one topic are run."""
+    """How the jobs of one topic are run. `fence` `partition`: nothing overtakes a retried job."""
 
     topic: Served
     ordering: Ordering
     policy: RetryPolicy
     publish_status: bool
+    fence: Ordering = Ordering.KEY
 
 
 class OffsetLost(ProcessorError):
@@ -73,11 +87,13 @@ class Takeover:
     lane_records_max: int
     start_from: Literal["earliest", "latest"]
     when_offset_lost: Literal["stop", "earliest"]
+    fence_records_max: int = 100_000
 
     def take(self, partitions: Sequence[Partition]) -> list[Assignment]:
-        """Become the owner of these main partitions. Nothing is read yet.
+        """Become the owner of these main partitions. Nothing of them is read into lanes yet.
 
-        Raises CommitRefused and the outage errors: nothing may be admitted, start over.
+        Raises CommitRefused, OwnershipLost and the outage errors: nothing may be admitted, start
+        over.
         """
         satellites = {
             main: tuple(
@@ -89,23 +105,72 @@ class Takeover:
         committed = self.log.committed(every)
         starts = self._starts(committed)
         taken = [self._assignment(main, satellites[main], committed, starts) for main in partitions]
-        self.log.commit({each.partition: self.position(each, each.partition) for each in taken})
-        for each in taken:
-            self.ledger.raise_owner(self.owner(each))
-        return taken
+        claiming = taken
+        for _ in range(ROUNDS_MAX):
+            self.log.commit({a.partition: self.position(a, a.partition) for a in claiming})
+            for each in claiming:
+                self.ledger.raise_owner(self.owner(each))
+            found = self._scan(claiming, self._mark(claiming))
+            claiming = [each for each in claiming if found[each] >= each.epoch]
+            if not claiming:
+                return taken
+            for each in claiming:
+                each.epoch = found[each] + 1
+        raise CommitRefused(f"epochs of {claiming[0].partition} grow faster than they are taken")
 
     def owner(self, assignment: Assignment) -> Owner:
-        """The name under which an assignment writes."""
+        """Name an assignment as the ledger knows it."""
         return Owner(self.group, *assignment.partition, assignment.epoch)
 
     @staticmethod
     def position(assignment: Assignment, partition: Partition) -> Committed:
-        """What is committed of a partition: its watermark, the epoch, and what was in flight."""
+        """What is to be committed of a partition: its watermark, and what must be known with it.
+
+        Main: the epoch, and how many records were in flight. A satellite: the floor at the offset.
+        """
         lane = assignment.lanes[assignment.partitions.index(partition)]
-        note = f"epoch={assignment.epoch}"
+        offset = lane.watermark.committable
         if lane.tier == 0:
-            note += f" in_flight={assignment.in_flight}"
-        return Committed(lane.watermark.committable, note)
+            note = f"epoch={assignment.epoch} in_flight={assignment.in_flight}"
+        else:
+            note = f"floor={assignment.floor_at(partition, offset)}"
+        return Committed(offset, note)
+
+    def _mark(self, assignments: Iterable[Assignment]) -> dict[Partition, int]:
+        """Append a marker to every satellite. Returns where each landed."""
+        marked = [(satellite, a.epoch) for a in assignments for satellite in a.satellites]
+        if not marked:
+            return {}
+        offsets = self.log.append(
+            [
+                Outgoing(topic, number, None, None, headers.write_marker(epoch))
+                for (topic, number), epoch in marked
+            ]
+        )
+        return {partition: at for (partition, _), at in zip(marked, offsets, strict=True)}
+
+    def _scan(
+        self, assignments: Iterable[Assignment], markers: Mapping[Partition, int]
+    ) -> dict[Assignment, int]:
+        """Rebuild each fence up to the markers. Returns the largest epoch seen before them."""
+        seen: dict[Assignment, int] = {}
+        at: dict[Partition, tuple[Assignment, int, Floor]] = {}
+        ranges: dict[Partition, tuple[int, int]] = {}
+        for each in assignments:
+            each.fence = Fence(records_max=self.fence_records_max)
+            seen[each] = 0
+            for tier, satellite in enumerate(each.satellites, start=1):
+                start = each.committed[satellite]
+                floor = Floor(start=start, epoch=each.floor_at(satellite, start))
+                at[satellite] = (each, tier, floor)
+                if start < markers[satellite]:
+                    ranges[satellite] = (start, markers[satellite])
+        if ranges:
+            for record in self.log.scan(ranges):
+                assignment, tier, floor = at[Partition(record.topic, record.partition)]
+                epoch = _scan_one(record, assignment, tier, floor)
+                seen[assignment] = max(seen[assignment], epoch)
+        return seen
 
     def _assignment(
         self,
@@ -124,6 +189,9 @@ class Takeover:
             ordering=rules.ordering,
             policy=rules.policy,
             lane_records_max=self.lane_records_max,
+            floors={each: epoch_of(committed[each].metadata) for each in satellites},
+            fence_ordering=rules.fence,
+            fence_records_max=self.fence_records_max,
         )
 
     def _starts(self, committed: Mapping[Partition, Committed]) -> dict[Partition, int]:
@@ -151,6 +219,20 @@ class Takeover:
 
 
 def epoch_of(metadata: str) -> int:
-    """Read the owner epoch from a commit's metadata; 0 where there is none."""
+    """Read the epoch or floor from a commit's metadata; 0 where there is none."""
     found = _EPOCH.search(metadata)
     return int(found.group(1)) if found else 0
+
+
+def _scan_one(record: Record, assignment: Assignment, tier: int, floor: Floor) -> int:
+    """Note what a satellite's record says of its key. Returns the epoch it was written under."""
+    marker = headers.read_marker(record)
+    if marker is not None:
+        floor.raise_at(record.offset, epoch=marker)
+        return marker
+    hop = hop_of(record)
+    epoch = 0 if hop is None else hop.epoch
+    if hop is None or epoch >= floor.epoch:
+        copy = copy_of(record, hop or headers.first_hop(record))
+        assignment.fence.add(assignment.fence_key(record.key), tier=tier, copy=copy)
+    return epoch

@@ -18,9 +18,10 @@ from typing import Any
 from processor.core.assignment import Assignment
 from processor.core.lane import Lane
 from processor.engine import journey
+from processor.engine.journey import Usurped
 from processor.engine.ports import Clock, CommitRefused, Ledger, Log, OwnershipLost
 from processor.engine.runs import Runs
-from processor.engine.settlement import Settlement, copy_of
+from processor.engine.settlement import Settlement
 from processor.engine.slices import Pool
 from processor.engine.takeover import Rules, Takeover
 from processor.engine.telemetry import Telemetry
@@ -29,6 +30,7 @@ from processor.model import JobStatus, Partition
 
 POLL_RECORDS_MAX = 500
 POLL_SECONDS_MAX = 0.1  # Idle: how late a timer may be noticed.
+COMMIT_ALL_SECONDS = 600.0
 POLL_SECONDS_MIN = 0.001  # Busy: how late a report may be noticed.
 
 
@@ -100,6 +102,7 @@ class Worker:
         self._lanes: dict[Partition, tuple[Assignment, Lane]] = {}
         self._untaken: dict[Partition, float] = {}  # Ours in the group, to be taken again at.
         self._commit_at = 0.0
+        self._commit_all_at = clock.monotonic() + COMMIT_ALL_SECONDS
         self._quiet_turns = 0
         self._stopping = False
         self._joined = False
@@ -151,10 +154,13 @@ class Worker:
         for record in records:
             found = self._lanes.get(Partition(record.topic, record.partition))
             # Records polled after a revoke, or fetched twice around a pause, are not ours to judge.
-            if found is not None and record.offset >= found[1].watermark.next_offset:
-                entry = journey.arrive(found[1], record, found[0])
-                if found[1].tier > 0:
-                    found[0].fence.add(record.key, tier=found[1].tier, copy=copy_of(entry))
+            if found is None or record.offset < found[1].watermark.next_offset:
+                continue
+            assignment, lane = found
+            if not assignment.dropped and isinstance(
+                journey.arrive(lane, record, assignment), Usurped
+            ):
+                self._give_up(assignment, "a newer owner has written to its tiers")
         for topic, count in Counter(record.topic for record in records).items():
             self._telemetry.consumed(topic, count)
         moved = self._turn()
@@ -210,11 +216,12 @@ class Worker:
     def _regulate(self) -> None:
         pause, resume = [], []
         for partition, (assignment, lane) in self._lanes.items():
+            fence = assignment.fence
             if partition in assignment.paused:
-                if lane.resumable:
+                if lane.resumable and (lane.tier > 0 or fence.resumable):
                     assignment.paused.remove(partition)
                     resume.append(partition)
-            elif lane.full:
+            elif lane.full or (lane.tier == 0 and fence.full):
                 assignment.paused.add(partition)
                 pause.append(partition)
         if pause:
@@ -227,10 +234,12 @@ class Worker:
     def _commit(self, assignments: Sequence[Assignment]) -> bool:
         """Commit every watermark that has moved. Returns whether all is committed."""
         self._commit_at = self._clock.monotonic() + self._limits.commit_interval_seconds
+        # Kafka forgets offsets of topics that a group has not subscribed to: repeat quiet ones.
+        every = self._clock.monotonic() >= self._commit_all_at
         moved = {
             partition: self._takeover.position(each, partition)
             for each in assignments
-            for partition in each.uncommitted()
+            for partition in (each.partitions if every else each.uncommitted())
         }
         if not moved:
             return True
@@ -241,10 +250,12 @@ class Worker:
             self._logger.warning("commit not accepted; it will be repeated", why=fault.message)
             return False
         self._telemetry.committed("done")
+        if every:
+            self._commit_all_at = self._clock.monotonic() + COMMIT_ALL_SECONDS
         for each in assignments:
             for partition in each.partitions:
                 if partition in moved:
-                    each.committed[partition] = moved[partition].offset or 0
+                    each.noted_commit(partition, moved[partition].offset or 0)
         return True
 
     # Rebalance: called from inside `poll`.

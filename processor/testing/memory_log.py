@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
 from processor.engine.ports import Committed, Delivery, Rebalance
-from processor.errors import ProcessorError
+from processor.errors import BrokerUnavailable, ProcessorError
 from processor.model import Outgoing, Partition, Record
 from processor.testing.memory_broker import Broker, Member
 
@@ -130,6 +130,24 @@ class MemoryLog:
         offset = self._broker.land(outgoing) if fate is not Fate.FAILS else 0
         error = None if fate is Fate.LANDS else "the broker did not answer"
         self._answers.append(Delivery(token, offset, error))
+
+    def append(self, outgoing: Sequence[Outgoing]) -> list[int]:
+        """Append and answer at once."""
+        offsets = []
+        for each in outgoing:
+            fate = self.fate(each)
+            if fate is not Fate.FAILS:
+                offsets.append(self._broker.land(each))
+            if fate is not Fate.LANDS:
+                raise BrokerUnavailable("the broker did not answer")
+        return offsets
+
+    def scan(self, ranges: Mapping[Partition, tuple[int, int]]) -> Iterator[Record]:
+        """Read without moving what is read."""
+        for partition, (start, end) in ranges.items():
+            for record in self._broker.read(partition, start, end - start):
+                if record.offset < end:
+                    yield record
 
     def deliveries(self) -> list[Delivery]:
         """The answers since the last call, unless they are held."""

@@ -142,8 +142,9 @@ class Bench:
         )
 
     def job(self, to: str, act: str = "send", job: str = "mail.send") -> Sent:
+        """A good record, with a key of its own."""
         value = self.encoded(job, to=to, act=act)
-        return Sent(value, [("ce_id", to.encode()), ("ce_type", job.encode())])
+        return Sent(value, [("ce_id", to.encode()), ("ce_type", job.encode())], to.encode())
 
     def send(self, *records: Sent) -> None:
         for each in records:
@@ -439,9 +440,7 @@ def test_failed_run_ends_as_its_failure_says(
     status = bench.status(act)
 
     assert (status["state"], status["attempts"]) == (state, attempts)
-    assert [run["attempt"] for run in bench.runs() if run["to"] == act] == [
-        *range(1, attempts + 1)
-    ]
+    assert [run["attempt"] for run in bench.runs() if run["to"] == act] == [*range(1, attempts + 1)]
     if state == "succeeded":
         assert json.dumps(json.loads(status["result"] or "null")) == says
         assert act not in letters

@@ -262,15 +262,25 @@ class Bench:
 
     def numbers(self, partition: Partition) -> list[int]:
         """Which jobs are on a partition, in order."""
-        records = self.broker.read(partition, 0, 10_000)
-        return [json.loads(record.value or b"null") for record in records]
+        return [json.loads(record.value or b"null") for record in self.copies(partition)]
 
     def hops(self, partition: Partition) -> list[Hop]:
-        found = [headers.read_hop(record) for record in self.broker.read(partition, 0, 10_000)]
+        found = [headers.read_hop(record) for record in self.copies(partition)]
         return [hop for hop in found if hop is not None]
 
     def copies(self, partition: Partition) -> list[Record]:
-        return self.broker.read(partition, 0, 10_000)
+        """What is on a partition, takeover markers left out."""
+        found = self.broker.read(partition, 0, 10_000)
+        return [record for record in found if headers.read_marker(record) is None]
+
+    def left(self, partition: Partition) -> int:
+        """How many offsets of a partition, markers included, are not committed."""
+        return self.broker.bounds(partition)[1] - (self.committed(partition) or 0)
+
+    def markers(self, partition: Partition) -> list[int]:
+        """The epochs of a tier's takeover markers, in order."""
+        found = [headers.read_marker(each) for each in self.broker.read(partition, 0, 10_000)]
+        return [epoch for epoch in found if epoch is not None]
 
     def statuses(self) -> list[Mapping[str, Any]]:
         return [json.loads(record.value or b"") for record in self.broker.records("t.status")]

@@ -62,7 +62,7 @@ def test_tier_record_waits_for_its_not_before(bench: Bench):
     assert early == [1]
     assert bench.attempts == [(1, 1), (1, 2)]
     assert bench.effects() == [1]
-    assert (bench.committed(TIER_1), bench.note(TIER_1)) == (1, "epoch=1")
+    assert (bench.left(TIER_1), bench.note(TIER_1)) == (0, "floor=1")
 
 
 def test_each_failed_run_goes_one_tier_further(bench: Bench):
@@ -77,7 +77,7 @@ def test_each_failed_run_goes_one_tier_further(bench: Bench):
     assert [hop.attempt for hop in bench.hops(TIER_1) + bench.hops(TIER_2)] == [1, 2]
     assert bench.attempts == [(1, 1), (1, 2), (1, 3)]
     assert bench.effects() == [1]
-    assert [bench.committed(each) for each in (MAIN, TIER_1, TIER_2)] == [1, 1, 1]
+    assert [bench.left(each) for each in (MAIN, TIER_1, TIER_2)] == [0, 0, 0]
 
 
 def test_last_tier_waits_in_place(bench: Bench):
@@ -90,15 +90,15 @@ def test_last_tier_waits_in_place(bench: Bench):
     for delay in (0.0, *DELAYS):
         bench.clock.advance(delay)
         member.go()
-    in_place = (bench.numbers(TIER_2), bench.effects(), bench.committed(TIER_2))
+    in_place = (bench.numbers(TIER_2), bench.effects(), bench.left(TIER_2))
     for _ in range(2):
         bench.clock.advance(DELAYS[-1])
         member.go()
 
-    assert in_place == ([1, 2], [2], None)
+    assert in_place == ([1, 2], [2], 2)
     assert bench.numbers(TIER_2) == [1, 2]
     assert bench.effects() == [2, 1]
-    assert bench.committed(TIER_2) == 2
+    assert bench.left(TIER_2) == 0
 
 
 def test_job_that_waited_in_place_leaves_no_fence_behind(bench: Bench):
@@ -227,7 +227,7 @@ def test_copy_with_malformed_headers_of_ours_starts_anew_and_its_job_runs(bench:
     bench.member().go()
 
     assert bench.attempts == [(1, 1)]
-    assert bench.committed(TIER_1) == 1
+    assert bench.left(TIER_1) == 0
 
 
 # The fence.
@@ -263,9 +263,7 @@ def test_same_key_never_overtakes_through_all_tiers(bench: Bench):
     _pass_all_delays(member, bench)
 
     assert bench.effects() == [0, 1, 2, 3, 4]
-    assert [bench.committed(each) for each in (MAIN, TIER_1, TIER_2)] == [
-        len(bench.numbers(each)) for each in (MAIN, TIER_1, TIER_2)
-    ]
+    assert [bench.left(each) for each in (MAIN, TIER_1, TIER_2)] == [0, 0, 0]
 
 
 def test_held_job_joins_the_nearest_tier_ahead(bench: Bench):
@@ -438,7 +436,7 @@ def test_crash_between_append_and_commit_runs_the_job_no_more_often_than_its_cop
     assert bench.effects() == [1]
     assert bench.numbers(LETTERS) == []
     assert bench.committed() == 1
-    assert bench.committed(TIER_1) == len(bench.numbers(TIER_1))
+    assert bench.left(TIER_1) == 0
 
 
 def test_attempts_survive_a_crash(bench: Bench):

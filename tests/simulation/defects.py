@@ -1,0 +1,176 @@
+"""Planted defects: each switches one rule off, and the simulator must notice.
+
+A checker that cannot go red shows nothing. Each defect names what it breaks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from processor.core.assignment import Assignment
+from processor.core.fence import Fence
+from processor.core.lane import Entry, Lane
+from processor.core.watermark import Watermark
+from processor.engine import journey
+from processor.engine.journey import Hold, Run
+from processor.engine.ports import Death, Owner
+from processor.engine.settlement import Settlement
+from processor.engine.takeover import Takeover
+from processor.model import Outgoing
+from processor.testing.memory_ledger import MemoryLedger
+
+
+@contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Put another thing in the place of a method while a world runs."""
+    kept = owner.__dict__[name]
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, kept)
+
+
+@contextmanager
+def commit_highest_seen() -> Iterator[None]:
+    """Commit what was seen, not what is settled."""
+    with replaced(Watermark, "committable", property(lambda mark: mark._next)):
+        yield
+
+
+@contextmanager
+def no_fence() -> Iterator[None]:
+    """Let a later record pass whatever waits."""
+    with replaced(Fence, "tier_ahead", lambda fence, key, *, tier: None):
+        yield
+
+
+@contextmanager
+def farthest_tier() -> Iterator[None]:
+    """Join the farthest tier ahead instead of the nearest."""
+
+    def farthest(fence: Fence, key: bytes | None, *, tier: int) -> int | None:
+        copies = fence._copies.get(key, {}) if key is not None else {}
+        return max((ahead for ahead in copies.values() if ahead > tier), default=None)
+
+    with replaced(Fence, "tier_ahead", farthest):
+        yield
+
+
+@contextmanager
+def ask_on_arrival() -> Iterator[None]:
+    """Ask the fence when a record arrives and not at the head of the lane."""
+    admit, arrive = journey.admit, journey.arrive
+    answers: dict[int, Run | Hold] = {}
+
+    def early(lane: Lane, record: Any, assignment: Assignment) -> Any:
+        entry = arrive(lane, record, assignment)
+        if isinstance(entry, Entry):
+            answers[id(entry)] = admit(entry, assignment, 0.0)
+        return entry
+
+    journey.arrive = early
+    journey.admit = lambda entry, assignment, now: answers.get(id(entry), Run())
+    try:
+        yield
+    finally:
+        journey.arrive, journey.admit = arrive, admit
+
+
+@contextmanager
+def no_scan() -> Iterator[None]:
+    """Admit records before it is known what waits in the tiers."""
+    with replaced(Takeover, "_scan", lambda takeover, mine, markers: dict.fromkeys(mine, 0)):
+        yield
+
+
+@contextmanager
+def forget_the_dead() -> Iterator[None]:
+    """Keep no memory of deaths."""
+
+    def dying(ledger: MemoryLedger, owner: Owner, deaths: Sequence[Death]) -> set[str]:
+        return set()
+
+    with replaced(MemoryLedger, "dying", dying):
+        yield
+
+
+@contextmanager
+def turn_does_not_wait_for_the_death_note() -> Iterator[None]:
+    """Let the next job of a key run before the death of the one before it is durable."""
+    with (
+        replaced(Lane, "hold", lambda lane, turn: None),
+        replaced(Lane, "let_go", lambda lane, turn: None),
+    ):
+        yield
+
+
+@contextmanager
+def settle_before_the_ack() -> Iterator[None]:
+    """Settle a record when its copy is sent, not when it is acknowledged."""
+    advance = Settlement._advance
+
+    def early(settlement: Settlement, settling: Any) -> None:
+        if settling.steps and all(isinstance(step, Outgoing) for step in settling.steps):
+            for step in settling.steps:
+                settlement._log.send(step, _Nobody())
+            settling.steps.clear()
+        advance(settlement, settling)
+
+    with replaced(Settlement, "_advance", early):
+        yield
+
+
+class _Nobody:
+    """The token of an answer that nobody waits for."""
+
+    class assignment:  # noqa: N801 - stands for an attribute.
+        dropped = True
+
+
+@contextmanager
+def same_tier_again() -> Iterator[None]:
+    """Append a failed job to the tail of its own tier."""
+    judge = journey.after_failure
+
+    def again(failure: Any, *, tier: int, **more: Any) -> Any:
+        verdict = judge(failure, tier=tier, **more)
+        if tier > 0 and hasattr(verdict, "tier"):
+            return type(verdict)(tier=tier, not_before=verdict.not_before, failure=failure)
+        return verdict
+
+    journey.after_failure = again
+    try:
+        yield
+    finally:
+        journey.after_failure = judge
+
+
+@contextmanager
+def leak_fence_entries() -> Iterator[None]:
+    """Never remove a key from the fence."""
+    with replaced(Fence, "remove", lambda fence, key, *, copy: None):
+        yield
+
+
+# Name -> (how it is planted, which checkers must notice).
+DEFECTS: Mapping[str, tuple[Callable[[], Any], frozenset[str]]] = {
+    "commit highest seen": (
+        commit_highest_seen,
+        frozenset({"nothing_is_lost", "commits_stay_below_the_watermark"}),
+    ),
+    "no fence": (no_fence, frozenset({"keys_keep_their_order"})),
+    "farthest tier": (farthest_tier, frozenset({"keys_keep_their_order"})),
+    "ask the fence on arrival": (ask_on_arrival, frozenset({"keys_keep_their_order"})),
+    "no scan": (no_scan, frozenset({"keys_keep_their_order"})),
+    "forget the dead": (forget_the_dead, frozenset({"no_letter_is_false"})),
+    "turn does not wait for the note": (
+        turn_does_not_wait_for_the_death_note,
+        frozenset({"keys_keep_their_order"}),
+    ),
+    "settle before the ack": (settle_before_the_ack, frozenset({"nothing_is_lost"})),
+    "same tier again": (same_tier_again, frozenset({"keys_keep_their_order"})),
+    "leak fence entries": (leak_fence_entries, frozenset({"work_ends"})),
+}

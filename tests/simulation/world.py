@@ -1,0 +1,445 @@
+"""A seeded world: production workers over a log, clock, ledger and pool in memory, and faults.
+
+One seed is one run and reproduces exactly. Every choice comes from one random generator: which
+worker turns its loop, which piece of pool work is done, which append lands, and what goes wrong.
+A zombie is a worker that the group has expelled and that does not know it yet: its loop stands
+still between `poll` and the rest of its turn, its pool and its producer go on.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from processor.contracts import headers
+from processor.core.lane import Ordering
+from processor.core.retry import RetryPolicy
+from processor.engine.context import JobContext
+from processor.engine.job import JobSpec
+from processor.engine.ports import CommitRefused, Delivery
+from processor.engine.run import Runner
+from processor.engine.takeover import Rules, Takeover
+from processor.engine.telemetry import Telemetry
+from processor.engine.worker import Limits, Worker
+from processor.errors import BrokerUnavailable, Reject, SinkUnavailable
+from processor.model import JobStatus, Outgoing, Partition, Record
+from processor.testing import Broker, ManualClock, ManualPool, MemoryLog, WatchedLedger
+from processor.testing.memory_ledger import MemoryLedger, MemorySink
+
+GROUP = "g"
+MAIN = Partition("t", 0)
+WORKERS = 3
+TICKS_MAX = 6000
+FAULTS_UNTIL = 400
+
+
+class Crash(BaseException):
+    """The worker's process ends here."""
+
+
+class Silent:
+    """A logger for nobody."""
+
+    def info(self, event: str, **more: Any) -> None: ...
+    def warning(self, event: str, **more: Any) -> None: ...
+    def error(self, event: str, **more: Any) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    tiers: int
+    name: str = "t"
+    dead_letter_topic: str = "t.dlt"
+    status_topic: str = "t.status"
+
+    @property
+    def retry_topics(self) -> tuple[str, ...]:
+        return tuple(f"t.retry.{tier + 1}" for tier in range(self.tiers))
+
+
+class SimLog(MemoryLog):
+    """A log whose appends land when the world says so, in order for each partition."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world.broker, group=GROUP)
+        self._world = world
+        self.outbox: dict[tuple[str, int | None], deque[tuple[Outgoing, Any]]] = {}
+
+    def send(self, outgoing: Outgoing, token: Any) -> None:
+        where = (outgoing.topic, outgoing.partition)
+        self.outbox.setdefault(where, deque()).append((outgoing, token))
+
+    def append(self, outgoing: Sequence[Outgoing]) -> list[int]:
+        for each in outgoing:  # One producer's appends to a partition keep their order.
+            while self.outbox.get((each.topic, each.partition)):
+                self._land((each.topic, each.partition))
+        if self._world.happens(0.02):
+            landed = self._world.random.randint(0, len(outgoing))
+            for each in outgoing[:landed]:
+                self._broker.land(each)
+            raise BrokerUnavailable("the broker did not answer")
+        return super().append(outgoing)
+
+    def land_one(self) -> bool:
+        """Let one append land; its answer comes, or is lost and comes as an error."""
+        waiting = [where for where, queue in self.outbox.items() if queue]
+        if not waiting:
+            return False
+        self._land(self._world.random.choice(waiting))
+        return True
+
+    def _land(self, where: tuple[str, int | None]) -> None:
+        outgoing, token = self.outbox[where].popleft()
+        offset = self._broker.land(outgoing)
+        error = "the answer was lost" if self._world.happens(0.01) else None
+        self._answers.append(Delivery(token, offset, error))
+
+    def die(self) -> None:
+        """End the producer: of each partition's appends a beginning lands."""
+        for queue in self.outbox.values():
+            for outgoing, _ in list(queue)[: self._world.random.randint(0, len(queue))]:
+                self._broker.land(outgoing)
+        self.outbox.clear()
+
+    def poll(self, records_max: int, timeout_seconds: float) -> list[Record]:
+        # What arrives together is chance: a partition's leader may be slow, or far behind.
+        order = list(self._positions)
+        self._world.random.shuffle(order)
+        self._positions = {each: self._positions[each] for each in order}
+        records_max = self._world.random.choice((1, 2, records_max))
+        records = super().poll(records_max, timeout_seconds)
+        if records and self._world.happens(0.03):  # Fetched twice, as around a pause.
+            again = self._world.random.choice(records)
+            records += self._broker.read(Partition(again.topic, again.partition), 0, 3)
+        return records
+
+
+@dataclass(eq=False)
+class Member:
+    """One worker of the world and the parts that die with it."""
+
+    worker: Worker
+    log: SimLog
+    pool: ManualPool
+    zombie: bool = False
+
+
+@dataclass
+class Told:
+    """What the checkers look at: nothing of it comes from the workers' own counters."""
+
+    submitted: dict[int, str | None] = field(default_factory=dict)  # Offset -> key.
+    violations: list[str] = field(default_factory=list)
+    faults: int = 0
+    deaths: int = 0
+    ended: bool = False
+    ticks: int = 0
+
+
+Defect = Callable[["World"], None]
+
+
+class World:
+    """One run. `defect` plants a fault of the program before it begins."""
+
+    def __init__(self, seed: int, defect: Defect | None = None) -> None:
+        self.random = r = random.Random(seed)
+        self.told = Told()
+        self.clock = ManualClock()
+        hot = seed % 2 == 1  # Every other world: one or two hot keys, many failures and faults.
+        self.tiers = r.randint(1, 3)
+        self.keys = r.randint(1, 2) if hot else r.randint(1, 4)
+        self.todo = r.randint(2, 8)
+        self.attempts_max = self.tiers + 1 + r.choice((0, 0, 1))
+        self.p_transient = r.choice((0.4, 0.6)) if hot else r.choice((0.0, 0.2, 0.4))
+        self.p_permanent = r.choice((0.0, 0.0, 0.1, 0.3))
+        self.p_fault = r.choice((0.03, 0.06, 0.1)) if hot else r.choice((0.01, 0.03))
+        self.faults_left = r.randint(3, 9) if hot else r.randint(0, 6)
+        self.p_trouble = r.choice((0.0, 0.0, 0.02))  # Of the ledger, and of commits.
+        self.ordering = r.choice((Ordering.PARTITION, Ordering.KEY, Ordering.NONE))
+        if self.ordering is Ordering.NONE:
+            self.ordering = Ordering.KEY
+        self.fence = Ordering.PARTITION if r.random() < 0.1 else Ordering.KEY
+        self.lane_records_max = r.choice((1, 3, 100))
+        self.fence_records_max = r.choice((1, 3, 100))
+        self.slice_records_max = r.choice((1, 2, 100))
+        self.depth = 0
+        self.store = MemoryLedger()
+        self.sink = MemorySink()
+        self.topic = Topic(self.tiers)
+        names = (self.topic.name, *self.topic.retry_topics, "t.dlt", "t.status")
+        self.broker = Broker(dict.fromkeys(names, 1), now=self.clock.now)
+        self.group = self.broker.group(GROUP)
+        self.watch_commits()
+        self.takeover_type: type[Takeover] = Takeover
+        if defect is not None:
+            defect(self)
+        self.members = [self.member() for _ in range(WORKERS)]
+        for _ in range(r.choice((0, self.todo))):
+            self.submit()
+
+    # Chance.
+
+    def happens(self, probability: float) -> bool:
+        """Whether something goes wrong here; never once the faults have ended."""
+        return self.told.ticks < FAULTS_UNTIL and self.random.random() < probability
+
+    # The world's parts.
+
+    def submit(self) -> None:
+        self.todo -= 1
+        key = f"k{self.random.randrange(self.keys)}"
+        if self.random.random() < 0.05 and self.fence is Ordering.KEY:
+            key_bytes = None
+        else:
+            key_bytes = key.encode()
+        offset = self.broker.bounds(MAIN)[1]
+        named = [(headers.JOB_ID, f"job-{offset}".encode()), (headers.JOB_TYPE, b"count")]
+        at = self.broker.append("t", 0, key=key_bytes, value=str(offset).encode(), headers=named)
+        self.told.submitted[at] = None if key_bytes is None else key
+        if self.happens(0.1):
+            self.broker.leave_gap(MAIN, self.random.randint(1, 3))
+
+    def member(self) -> Member:
+        log = SimLog(self)
+        ledger = WatchedLedger(self.store)
+        ledger.before = ledger.after = self.trouble
+        runner = Runner(
+            jobs={"count": self.spec()},
+            decode=lambda value: ("count", json.loads(value or b"null")),
+            ledger=ledger,
+            objects=None,  # type: ignore[arg-type] - no job here opens one.
+            claims=None,
+            clock=self.clock,
+            timeout_seconds=1e9,
+            await_result=lambda coroutine, _: coroutine,
+            bind_log=lambda *_: Silent(),
+            on_outage=lambda _: None,
+            wait=self.clock.wait,
+        )
+        pool = ManualPool(runner.run, clock=self.clock, slots=self.random.randint(1, 3))
+        rules = {
+            "t": Rules(
+                topic=self.topic,
+                ordering=self.ordering,
+                policy=RetryPolicy((0.5, 1.0, 2.0)[: self.tiers], self.attempts_max, 0.1),
+                publish_status=False,
+                fence=self.fence,
+            )
+        }
+        takeover = self.takeover_type(
+            log=log,
+            ledger=ledger,
+            group=GROUP,
+            rules=rules,
+            lane_records_max=self.lane_records_max,
+            start_from="earliest",
+            when_offset_lost="stop",
+            fence_records_max=self.fence_records_max,
+        )
+        worker = Worker(
+            log=log,
+            pool=pool,
+            ledger=ledger,
+            takeover=takeover,
+            rules=rules,
+            encode_status=lambda topic, status: _nothing(topic, status),
+            clock=self.clock,
+            jitter=self.random.random,
+            telemetry=Telemetry(),
+            logger=Silent(),
+            limits=Limits(
+                slice_records_max=self.slice_records_max,
+                commit_interval_seconds=self.random.choice((0.0, 0.2, 1.0)),
+                drain_seconds=self.random.choice((0.0, 0.5, 5.0)),
+                takeover_again_seconds=0.2,
+            ),
+            worker_id="w",
+        )
+        member = Member(worker, log, pool)
+        pool.on_wait = lambda seconds: self.while_draining(member, seconds)
+        log.before_commit = log.after_commit = self.commit_trouble
+        worker.join()
+        return member
+
+    def spec(self) -> JobSpec:
+        return JobSpec(
+            job_type="count",
+            topic="t",
+            call=self.handle,
+            convert=lambda payload: payload,
+            is_async=False,
+            timeout_seconds=None,
+            permanent=(),
+            sink=self.sink,
+        )
+
+    def handle(self, n: int, context: JobContext) -> dict[str, int]:
+        if self.depth < 2 and self.random.random() < 0.2:
+            self.depth += 1  # The world goes on while the job runs.
+            try:
+                for _ in range(self.random.randint(1, 4)):
+                    self.act(inside=True)
+            finally:
+                self.depth -= 1
+        chance = self.random.random()
+        if chance < self.p_transient:
+            raise OSError("no answer")
+        if chance < self.p_transient + self.p_permanent:
+            raise Reject("never")
+        return {"n": n}
+
+    def trouble(self, call: str) -> None:
+        if self.happens(self.p_trouble):
+            raise SinkUnavailable(f"the ledger did not answer to {call}")
+        if self.faults_left > 0 and self.depth == 0 and self.happens(0.01):
+            self.faults_left -= 1
+            raise Crash
+
+    def commit_trouble(self, positions: Mapping[Partition, Any]) -> None:
+        if self.happens(self.p_trouble):
+            kind = CommitRefused if self.random.random() < 0.5 else BrokerUnavailable
+            raise kind("the answer was lost")
+        if self.faults_left > 0 and self.depth == 0 and self.happens(0.01):
+            self.faults_left -= 1
+            raise Crash
+
+    def watch_commits(self) -> None:
+        """Check each accepted commit against what is on the log and in the ledger."""
+        keep = self.group.commit
+
+        def commit(member: Any, offsets: Mapping[Partition, Any]) -> None:
+            keep(member, offsets)
+            position = offsets.get(MAIN)
+            if position is None or position.offset is None:
+                return
+            for offset in self.told.submitted:
+                if offset < position.offset and not self.safe(offset):
+                    self.told.violations.append(f"commit {position.offset} above job {offset}")
+
+        self.group.commit = commit  # type: ignore[method-assign]
+
+    def safe(self, offset: int) -> bool:
+        """Whether a job has taken effect, or is on a tier or among the dead letters."""
+        identity = f"job:job-{offset}"
+        row = self.store.rows.get(identity)
+        if row is not None and row.state == "done":
+            return True
+        return any(
+            _origin(record) == offset
+            for topic in (*self.topic.retry_topics, "t.dlt")
+            for record in self.broker.records(topic)
+        )
+
+    # Time goes on.
+
+    def run(self) -> Told:
+        told = self.told
+        while told.ticks < TICKS_MAX:
+            told.ticks += 1
+            self.clock.advance(self.random.choice((0.0, 0.05, 0.3)))
+            if self.happens(self.p_fault) and self.faults_left > 0:
+                self.faults_left -= 1
+                told.faults += 1
+                self.fault()
+            if self.todo > 0 and self.random.random() < 0.1:
+                self.submit()
+            self.act()
+            if told.ticks % 20 == 0 and self.quiet():
+                told.ended = True
+                return told
+        return told
+
+    def act(self, *, inside: bool = False) -> None:
+        """Let one member do one thing."""
+        member = self.random.choice(self.members)
+        chance = self.random.random()
+        try:
+            if chance < 0.3:
+                member.log.land_one()
+            elif chance < 0.55 and member.pool.pending:
+                member.pool.run_next(self.random.randrange(len(member.pool.pending)))
+            elif member.zombie:
+                self.act_zombie(member)
+            else:
+                member.worker.step()
+        except Crash:
+            if inside:
+                raise
+            self.crash(member)
+
+    def act_zombie(self, member: Member) -> None:
+        """The rest of a turn that began before the group went on without it; or it wakes."""
+        if self.told.ticks >= FAULTS_UNTIL or self.random.random() < 0.05:
+            member.zombie = False
+        else:
+            member.worker._turn()
+
+    def while_draining(self, member: Member, seconds: float) -> None:
+        self.clock.advance(seconds)
+        chance = self.random.random()
+        if chance < 0.4 and member.pool.pending and self.depth < 2:
+            self.depth += 1
+            try:
+                member.pool.run_next()
+            finally:
+                self.depth -= 1
+        elif chance < 0.8:
+            member.log.land_one()
+        else:
+            self.clock.advance(0.3)
+
+    def fault(self) -> None:
+        member = self.random.choice(self.members)
+        owners = [each for each in self.members if each.worker.assignments and not each.zombie]
+        if owners and self.random.random() < 0.8:
+            member = self.random.choice(owners)
+        chance = self.random.random()
+        if chance < 0.3:
+            self.crash(member)
+        elif chance < 0.6:
+            live = [m.log.member for m in self.members if m.log.member in self.group.members]
+            if live:
+                self.group.reassign({MAIN: self.random.choice(live)})
+        elif chance < 0.9:
+            member.log.expel()
+            member.zombie = True
+        elif chance < 0.95:
+            self.clock.jump(self.random.choice((-3.0, 3.0)))
+        else:
+            self.group.generation += 1
+
+    def crash(self, member: Member) -> None:
+        """End a process: what was not on the wire is gone, and another takes its place."""
+        if self.depth > 0:
+            return  # It is up the stack: a process cannot die and go on.
+        member.log.die()
+        member.log.expel()
+        self.members[self.members.index(member)] = self.member()
+
+    def quiet(self) -> bool:
+        """Whether nothing is left to do."""
+        if self.todo > 0 or any(m.zombie or m.pool.pending for m in self.members):
+            return False
+        if any(queue for m in self.members for queue in m.log.outbox.values()):
+            return False
+        for name in (self.topic.name, *self.topic.retry_topics):
+            partition = Partition(name, 0)
+            last = self.broker.read(partition, 0, 10**9)
+            found = self.group.committed.get(partition)
+            if last and (found is None or (found.offset or 0) <= last[-1].offset):
+                return False
+        return True
+
+
+def _origin(record: Record) -> int | None:
+    hop = headers.read_hop(record)
+    return None if hop is None else hop.origin.offset
+
+
+def _nothing(topic: str, status: JobStatus) -> bytes:
+    return b""
