@@ -6,6 +6,7 @@ import contextlib
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -173,16 +174,18 @@ class Client:
                 raise self._fault(kafka_error(fault), topic.name) from None
 
     def submit_many(self, jobs: Iterable[NewJob]) -> Iterator[Accepted | Refused]:
-        """Submit jobs in a pipeline; gives one answer for each, in order. Nothing is raised."""
-        waiting: list[tuple[NewJob, Submission | Refused]] = []
+        """Submit jobs in a pipeline; gives one answer for each, in order. Nothing is raised.
+
+        Answers that have come are given before the next job is taken: the input may be endless.
+        """
+        waiting: deque[tuple[NewJob, Submission | Refused]] = deque()
         for job in jobs:
             try:
                 waiting.append((job, self.submit_soon(job)))
             except ProcessorError as fault:
                 waiting.append((job, Refused(job, job.job_id, fault.message, fault.hint)))
-            if len(waiting) >= PIPELINE_MAX:
-                yield from map(_answer, waiting[: PIPELINE_MAX // 2])
-                del waiting[: PIPELINE_MAX // 2]
+            while waiting and (waiting[0][1].done or len(waiting) >= PIPELINE_MAX):
+                yield _answer(waiting.popleft())
         yield from map(_answer, waiting)
 
     def upload(self, path: Path) -> ObjectRef:

@@ -197,11 +197,13 @@ def status_of(
     failure: Failure | None = None
     job_id = job.job_id if job is not None else str(origin)
     state = "dead"
+    attempts = entry.attempt
     match verdict:
         case Done(Succeeded(result=result)):
             state = "succeeded"
-        case Done(Duplicate(of_job_id=of, state=known, result=result)):
+        case Done(Duplicate(of_job_id=of, state=known, result=result, attempt=earlier)):
             mine = of == job_id
+            attempts = earlier if mine else entry.attempt
             state = ("succeeded" if known == "done" else "dead") if mine else "duplicate"
             duplicate_of = None if mine else of
         case DeadLetter(failure) | Bury(failure):
@@ -211,7 +213,7 @@ def status_of(
         job_type=job.job_type if job is not None else None,
         key=None if entry.record.key is None else entry.record.key.decode(errors="replace"),
         state=state,
-        attempts=entry.attempt,
+        attempts=attempts,
         result=None if result is not None and len(result) > RESULT_MAX else result,
         error_class=failure.error_class if failure else None,
         error_message=failure.message if failure else None,

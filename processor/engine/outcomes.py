@@ -29,12 +29,12 @@ def known_outcome(row: LedgerRow, job: JobHeaders) -> Outcome | None:
     A job whose idempotency key belongs to another job that died is run: nothing has taken effect.
     """
     if row.state == "done":
-        return Duplicate(row.job_id, "done", row.result)
+        return Duplicate(row.job_id, "done", row.result, row.attempt)
     if row.job_id != job.job_id:
         return None
     if row.state == "dying":
         return Dying(row.failure or Failure("Unknown", "the failure was not kept", permanent=True))
-    return Duplicate(row.job_id, "dead", None)
+    return Duplicate(row.job_id, "dead", None, row.attempt)
 
 
 def written_outcome(

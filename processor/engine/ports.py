@@ -149,6 +149,7 @@ class LedgerRow:
     state: str
     result: str | None
     failure: Failure | None
+    attempt: int = 0  # Runs that led to it.
 
 
 @dataclass(frozen=True, slots=True)

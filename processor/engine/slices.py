@@ -36,6 +36,7 @@ class Duplicate:
     of_job_id: str
     state: str
     result: str | None
+    attempt: int = 0  # Runs that led to it.
 
 
 @dataclass(frozen=True, slots=True)

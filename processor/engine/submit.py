@@ -49,6 +49,11 @@ class Refused:
     message: str
     hint: str | None = None
 
+    @property
+    def done(self) -> bool:
+        """Its fate is known: as of a `Submission` whose answer has come."""
+        return True
+
 
 class Encode(Protocol):
     """Writes a payload as Avro. Raises ContractError naming the field."""

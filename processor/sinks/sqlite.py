@@ -52,7 +52,7 @@ _COLUMNS = (
     "(identity, job_id, job_type, key, state, attempt, origin_topic, origin_partition,"
     " origin_offset, epoch, result, failure, at)"
 )
-_SELECT = "SELECT identity, job_id, state, result, failure FROM processor_ledger"
+_SELECT = "SELECT identity, job_id, state, result, failure, attempt FROM processor_ledger"
 # What a job leaves replaces only the death of another job with the same idempotency key.
 _INSERT_DONE = (
     f"INSERT INTO processor_ledger {_COLUMNS} VALUES (?,?,?,?,'done',?,?,?,?,?,?,NULL,?)"  # noqa: S608 - names.
@@ -112,9 +112,9 @@ class SqliteLedger:
                 some = identities[start : start + LOOKUP_MAX]
                 places = ",".join("?" * len(some))
                 rows = connection.execute(_SELECT + f" WHERE identity IN ({places})", some)
-                for identity, job_id, state, result, failure in rows:
+                for identity, job_id, state, result, failure, attempt in rows:
                     kept = Failure(**json.loads(failure)) if failure else None
-                    found[identity] = LedgerRow(identity, job_id, state, result, kept)
+                    found[identity] = LedgerRow(identity, job_id, state, result, kept, attempt)
         return found
 
     def record(

@@ -39,7 +39,7 @@ class MemoryLedger:
         rows, new = dict(self.rows), []
         for effect in effects:
             result = None if effect.result is None else json.dumps(effect.result)
-            row = LedgerRow(effect.identity, effect.job_id, "done", result, None)
+            row = LedgerRow(effect.identity, effect.job_id, "done", result, None, effect.attempt)
             if _takes_its_place(row, rows.get(effect.identity)):
                 rows[effect.identity] = row
                 new.append(effect)
@@ -54,7 +54,9 @@ class MemoryLedger:
         """Note deaths before their letters are appended; returns those that are `done` instead."""
         self._check(owner)
         for death in deaths:
-            row = LedgerRow(death.identity, death.job_id, "dying", None, death.failure)
+            row = LedgerRow(
+                death.identity, death.job_id, "dying", None, death.failure, death.attempt
+            )
             if _takes_its_place(row, self.rows.get(death.identity)):
                 self.rows[death.identity] = row
         return {each.identity for each in deaths if self.rows[each.identity].state == "done"}

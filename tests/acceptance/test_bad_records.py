@@ -1,10 +1,12 @@
-"""Records that cannot become jobs, and handlers that fail: each dies whole, and its lane goes on."""
+"""Records that are no jobs, and handlers that fail: each dies whole, and its lane goes on."""
 
 from __future__ import annotations
 
 import base64
 import json
 import os
+import signal
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,13 +16,16 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
+from processor.adapters.objects.stores import Objects
 from processor.adapters.reader import TopicReader
 from processor.adapters.registry import Registry
 from processor.contracts.avro import Encoder
 from processor.contracts.claims import Claim, ClaimStore, claim_to_header
 from processor.contracts.schemas import SchemaSet
-from processor.lag import lag_of
+from processor.contracts.topics import Topic, TopicSet
+from processor.lag import PartitionLag, lag_of
 from processor.model import Partition, Record
+from processor.status import StatusReader
 from tests.acceptance.gate import Gate
 from tests.acceptance.project import Process, Project, eventually
 
@@ -124,9 +129,10 @@ class Bench:
         self.topic = project.add_topic("mail", self.jobs, partitions=1, retry=RETRY)
         project.provision()
         self.settings = project.settings()
-        self.claims = ClaimStore(_objects(self.settings), str(self.settings.claims.store))
+        self.claims = ClaimStore(Objects(self.settings), str(self.settings.claims.store))
         self._schemas = SchemaSet.load([project.folder / "schemas"])
         self._registry = Registry(self.settings.registry)
+        self._encoders: dict[str, Encoder] = {}
         self._producer = Producer({
             "bootstrap.servers": self.settings.kafka["bootstrap.servers"],
             "message.max.bytes": 4_000_000, "log_level": 0,
@@ -136,10 +142,11 @@ class Bench:
         return self.project.start("work", "handlers:app", "--topic", self.topic, env=env)
 
     def encoded(self, job: str, **payload: str) -> bytes:
-        schema = self._schemas.get(job)
-        return Encoder(schema, self._registry.register(f"{self.topic}-{job}", schema.text)).encode(
-            payload
-        )
+        if job not in self._encoders:
+            schema = self._schemas.get(job)
+            schema_id = self._registry.register(f"{self.topic}-{job}", schema.text)
+            self._encoders[job] = Encoder(schema, schema_id)
+        return self._encoders[job].encode(payload)
 
     def job(self, to: str, act: str = "send", job: str = "mail.send") -> Sent:
         """A good record, with a key of its own."""
@@ -162,14 +169,10 @@ class Bench:
             otherwise=lambda: worker.log.read_text()[-4000:],
         )
 
-    def lag(self) -> list[Any]:
-        declared = self.settings.topics_dir
-        assert declared is not None
+    def lag(self) -> list[PartitionLag]:
         return list(lag_of(self.settings, self.declared(), self.settings.worker.group))
 
-    def declared(self) -> Any:
-        from processor.contracts.topics import TopicSet
-
+    def declared(self) -> Topic:
         return TopicSet.load([self.project.folder / "topics"]).get(self.topic)
 
     def letters(self) -> list[Record]:
@@ -181,14 +184,14 @@ class Bench:
         return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
     def status(self, job_id: str) -> dict[str, Any]:
-        ran = self.project.run("status", job_id, "--topic", self.topic, "--json").ok()
-        return ran.rows()[0]
+        found = StatusReader(self.settings, self.declared()).find(job_id)
+        assert found is not None, f"no status of {job_id}"
+        return found
 
-
-def _objects(settings: Any) -> Any:
-    from processor.adapters.objects.stores import Objects
-
-    return Objects(settings)
+    def ledger(self) -> list[tuple[str, str]]:
+        """(job id, state) of every row."""
+        with sqlite3.connect(self.project.folder / ".processor" / "ledger.db") as connection:
+            return connection.execute("SELECT job_id, state FROM processor_ledger").fetchall()
 
 
 def _require_delivery(error: object, _: object) -> None:
@@ -219,8 +222,8 @@ def make_bench(
             "registry": {"url": registry.url},
             "claims": {"store": (folder / "claims").as_uri()},
             "worker": {"timeout_grace_seconds": "200ms"},
-            **tables,
         })  # fmt: skip
+        project.write_settings(**tables)
         start = project.start
 
         def remembered(*arguments: str, **more: Any) -> Process:
@@ -386,11 +389,32 @@ def test_dead_list_and_show_tell_of_bad_records(buried: Buried):
 
 
 def test_status_tells_that_a_bad_record_is_dead(buried: Buried):
-    place = f"{buried.bench.topic}-0-{buried.places['trailing bytes']}"
+    project, topic = buried.bench.project, buried.bench.topic
+    place = f"{topic}-0-{buried.places['trailing bytes']}"
 
-    status = buried.bench.status(place)
+    status = project.run("status", place, "--topic", topic, "--json").ok().rows()[0]
 
     assert (status["state"], status["error_class"]) == ("dead", "ContractError")
+
+
+def test_letters_are_not_written_again_after_a_crash_before_the_commit(
+    make_bench: Callable[..., Bench],
+):
+    bench = make_bench(kafka={"session.timeout.ms": 3000, "heartbeat.interval.ms": 500})
+    good = bench.job("good")
+    bench.send(Sent(b"no Avro"), Sent(good.value, [("ce_id", b"\xff")]), good)
+    worker = bench.start(PROCESSOR_WORKER_COMMIT_INTERVAL_SECONDS="60")
+    worker.wait_for("job is dead", count=2)
+    eventually(lambda: ("good", "done") in bench.ledger())
+
+    worker.end(signal.SIGKILL)
+    assert [row.lag for row in bench.lag()] == [3]
+    again = bench.start()
+    bench.settle(again)
+    assert again.end() == 0
+
+    assert [int(own(each)["processor-origin-offset"]) for each in bench.letters()] == [0, 1]
+    assert ("good", "done") in bench.ledger()
 
 
 # Handlers that fail.
@@ -453,13 +477,18 @@ def test_failed_run_ends_as_its_failure_says(
     assert len(told["processor-error-message"].encode()) <= 1024
 
 
-def test_jobs_after_failing_ones_are_done_once(handled: tuple[Bench, dict[str, Record], int]):
+def test_jobs_after_failing_ones_take_effect_once(
+    handled: tuple[Bench, dict[str, Record], int],
+):
     bench, letters, count = handled
 
-    after = [run["to"] for run in bench.runs() if run["to"].startswith("after ")]
+    rows = bench.ledger()
 
-    assert sorted(after) == sorted(f"after {act}" for act in ENDS)
-    assert count == len(letters) == sum(end[1] == "dead" for end in ENDS.values())
+    after = [f"after {act}" for act in ENDS]
+    done = [act for act, end in ENDS.items() if end[1] == "succeeded"]
+    assert sorted(job for job, state in rows if state == "done") == sorted([*after, *done])
+    assert {run["to"] for run in bench.runs()} >= set(after)
+    assert count == len(letters) == len(ENDS) - len(done)
 
 
 def test_retry_waits_as_long_as_the_handler_asked(
@@ -483,9 +512,10 @@ def test_registry_outage_pauses_and_buries_nothing(make_bench: Callable[..., Ben
         worker = bench.start()
         bench.settle(worker)
 
-        gate.close()
+        asks = bench.job("asks the registry", job="mail.poll")
         unknown = Sent(b"\0\x7f\xff\xff\xf0xx")
-        bench.send(bench.job("asks the registry", job="mail.poll"), unknown, bench.job("waits"))
+        gate.close()
+        bench.send(asks, unknown, bench.job("waits"))
         worker.wait_for("waiting for something that is away", count=2)
 
         assert bench.letters() == []

@@ -354,7 +354,7 @@ def expelled_member_s_commit_is_refused_and_it_is_told_that_all_is_lost(cluster:
 
     assert kept == {main: Committed(1, "epoch=2")}
     event, partitions = first.told[told_before]
-    assert (event, sorted(partitions)) == ("lost", cluster.mains)
+    assert (event, sorted(partitions)) == ("lost", cluster.mains), first.told
 
 
 def member_that_leaves_gives_its_partitions_back(cluster: Cluster) -> None:

@@ -110,7 +110,7 @@ def test_recorded_effects_are_new_once(ledger: Ledger):
 
     assert (first, again) == ({"job:job-1", "job:job-2"}, {"job:job-3"})
     assert ledger.lookup(["job:job-1", "job:job-9"]) == {
-        "job:job-1": LedgerRow("job:job-1", "job-1", "done", '{"n": 1}', None)
+        "job:job-1": LedgerRow("job:job-1", "job-1", "done", '{"n": 1}', None, 1)
     }
 
 
@@ -206,7 +206,7 @@ def test_death_is_dying_then_dead(ledger: Ledger):
     ledger.dead(OWNER, ["job:job-1"])
 
     assert done == set()
-    assert dying == LedgerRow("job:job-1", "job-1", "dying", None, NEVER)
+    assert dying == LedgerRow("job:job-1", "job-1", "dying", None, NEVER, 3)
     assert state_of(ledger, "job:job-1") == ("job-1", "dead")
 
 
@@ -261,7 +261,7 @@ def test_effect_replaces_the_death_of_another_job_with_its_idempotency_key(
 
     assert new == {"key:a:k"}
     assert ledger.lookup(["key:a:k"])["key:a:k"] == LedgerRow(
-        "key:a:k", "job-2", "done", '{"n": 2}', None
+        "key:a:k", "job-2", "done", '{"n": 2}', None, 1
     )
 
 
