@@ -1,4 +1,4 @@
-"""Both logs keep the port's promises: the one in memory, and Kafka's client in each of its modes."""
+"""Both logs keep the port's promises: the one in memory, and Kafka's client in every mode."""
 
 from __future__ import annotations
 
