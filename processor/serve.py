@@ -39,7 +39,7 @@ from processor.engine.telemetry import Check, Health
 from processor.engine.worker import Limits, Worker
 from processor.errors import OutageError, UsageError
 from processor.model import JobHeaders, JobStatus
-from processor.settings import Settings
+from processor.settings import Settings, masked
 
 JOB_STATUS = "processor.JobStatus"
 LOOP_SECONDS_MAX = 60.0  # A commit may wait for its coordinator; a loop that waits longer hangs.
@@ -201,6 +201,8 @@ class Served:
             "worker starting",
             group=self._settings.worker.group,
             topics=[topic.name for topic in self._topics],
+            ledger=masked("ledger.url", self._settings.ledger.url),
+            folder=str(Path.cwd()),
         )
         try:
             self._worker.run()

@@ -16,10 +16,12 @@ ROWS = (
     ("submitted", "jobs on the log, acknowledged by the broker"),
     ("succeeded", "files in S3, noted in the ledger"),
     ("retried", "of these, at a later attempt"),
-    ("dead", "on the dead-letter topic, as they should be"),
+    ("dead", "on the dead-letter topic"),
     ("lost", "jobs with neither an effect nor a dead letter"),
     ("effects_twice", "effects that happened more than once"),
     ("order_violations", "effects before an earlier job's of their key"),
+    ("falsely_dead", "dead jobs that could have succeeded"),
+    ("wrong", "objects in S3 that differ from their source"),
 )
 
 
@@ -66,4 +68,8 @@ def demo(folder: Path, as_json: bool) -> None:
         rows = [{"count": verdict[name], "what": name, "meaning": text} for name, text in ROWS]
         rows.append({"count": seconds, "what": "seconds", "meaning": "in all"})
         output.emit(rows, ("count", "what", "meaning"))
+    for fault in ending.verdict.faults:
+        output.say(fault)
+    if not ending.verdict.good:
+        output.say(f"the workers' logs are in {folder / 'work'}")
     sys.exit(0 if ending.verdict.good else 1)

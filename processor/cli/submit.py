@@ -201,7 +201,7 @@ def _lines(source: Iterable[str]) -> Iterator[Line]:
         if not text.strip():
             continue
         try:
-            yield Line(number, json.loads(text))
+            yield Line(number, json.loads(text.strip()))
         except _NOT_JSON as fault:
             yield Line(number, UsageError(f"not JSON: {_why(fault)}"))
 

@@ -29,7 +29,11 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of all jobs. `wrong`: objects that differ from their source."""
+    """What became of all jobs.
+
+    `falsely_dead`: jobs that could have succeeded and are dead. `wrong`: objects that differ from
+    their source. `faults` names each bad job, for a person to look into.
+    """
 
     submitted: int
     succeeded: int
@@ -38,12 +42,15 @@ class Verdict:
     lost: int
     effects_twice: int
     order_violations: int
+    falsely_dead: int
     wrong: int
+    faults: tuple[str, ...] = ()
 
     @property
     def good(self) -> bool:
         """Whether nothing was lost, doubled, out of order or wrong, and the right jobs died."""
-        return not (self.lost or self.effects_twice or self.order_violations or self.wrong)
+        bad = (self.lost, self.effects_twice, self.order_violations, self.falsely_dead, self.wrong)
+        return not any(bad)
 
 
 def judge(
@@ -56,25 +63,36 @@ def judge(
 ) -> Verdict:
     """Compare every object with its source, and every effect with its order."""
     effects = _effects(database)
-    letters = {letter.job.job_id for letter in dead_letters(settings, topic)}
+    letters = {letter.job.job_id: letter.hop for letter in dead_letters(settings, topic)}
     with ThreadPoolExecutor(8) as pool:
         same = list(pool.map(lambda order: _same(order, objects), orders))
     place = {order.job_id: at for at, order in enumerate(orders)}
     counts = Counter(job_id for job_id, _, _ in effects)
-    lost = sum(
-        order.job_id not in letters and (not same[at] or order.job_id not in counts)
+    lost = [
+        order
         for at, order in enumerate(orders)
-    )
-    falsely_dead = sum(order.wish.path is not None and order.job_id in letters for order in orders)
+        if order.job_id not in letters and (not same[at] or order.job_id not in counts)
+    ]
+    dead = [each for each in orders if each.wish.path is not None and each.job_id in letters]
+    wrong = [each for at, each in enumerate(orders) if each.job_id in counts and not same[at]]
+    faults = [f"lost: job {each.job_id}, {each.wish.uri}" for each in lost]
+    faults += [
+        f"falsely dead: job {each.job_id}, {each.wish.uri}:"
+        f" {letters[each.job_id].error_class}: {letters[each.job_id].error_message}"
+        for each in dead
+    ]
+    faults += [f"wrong: job {each.job_id}, {each.target}" for each in wrong]
     return Verdict(
         submitted=len(orders),
         succeeded=len(counts),
         retried=sum(attempt > 1 for _, _, attempt in effects),
         dead=len(letters),
-        lost=lost + falsely_dead,
+        lost=len(lost),
         effects_twice=sum(count - 1 for count in counts.values()),
         order_violations=_violations(effects, place),
-        wrong=sum(not same[at] for at, order in enumerate(orders) if order.job_id in counts),
+        falsely_dead=len(dead),
+        wrong=len(wrong),
+        faults=tuple(faults),
     )
 
 

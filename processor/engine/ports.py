@@ -123,7 +123,7 @@ class Log(Protocol):
         ...
 
     def close(self) -> None:
-        """Leave the group."""
+        """Leave the group. Tells of `revoked`, but commit before: the group may be left by then."""
         ...
 
 

@@ -127,7 +127,7 @@ class Runs:
         runs: list[Entry] = []
         for position, entry in enumerate(taken):
             verdict = journey.admit(entry, assignment, now)
-            if _behind(runs, entry, verdict):
+            if _behind(runs, entry, verdict, assignment):
                 entry.lane.put_back(taken[position:])
                 break
             if isinstance(verdict, Hold):
@@ -178,7 +178,15 @@ class Runs:
         assignment: Assignment = work.assignment
         assignment.running -= 1
         entry, failure = running.entry, timed_out(running, now)
-        self._logger.error("job abandoned: it ignores its timeout", why=failure.message)
+        self._logger.error(
+            "job abandoned: it ignores its timeout",
+            job_id=running.context.job_id,
+            job_type=running.context.job_type,
+            topic=entry.record.topic,
+            partition=entry.record.partition,
+            offset=entry.record.offset,
+            why=failure.message,
+        )
         if assignment.dropped:
             return
         at = list(work.entries).index(entry)
@@ -202,11 +210,14 @@ class Runs:
         lane.release(turn)
 
 
-def _behind(runs: Sequence[Entry], entry: Entry, verdict: journey.Run | Hold) -> bool:
+def _behind(
+    runs: Sequence[Entry], entry: Entry, verdict: journey.Run | Hold, assignment: Assignment
+) -> bool:
     """Whether an entry that is not to run is not at the head of its key: one that runs is ahead.
 
     Parked now, it would be ahead of a run that fails.
     """
     if isinstance(verdict, journey.Run) and entry.given_up is None:
         return False
-    return any(each.record.key == entry.record.key for each in runs)
+    key = assignment.fence_key(entry.record.key)
+    return any(assignment.fence_key(each.record.key) == key for each in runs)

@@ -81,6 +81,7 @@ class SqliteLedger:
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
         self._connections_lock = threading.Lock()
+        self._writing = threading.Lock()
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
         except OSError as fault:
@@ -177,7 +178,8 @@ class SqliteLedger:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with _faults(self._path):
+        # One thread of a process at a time: SQLite lets only one write, and makes the rest sleep.
+        with self._writing, _faults(self._path):
             connection = self._connection()
             connection.execute("BEGIN IMMEDIATE")
             try:

@@ -161,9 +161,9 @@ class MemoryLog:
         if self.member is None or self._rebalance is None:
             return
         owned = sorted(self.member.owned)
-        if owned and self.member in self._group.members:
-            self._rebalance.revoked(owned)
         self.expel()
+        if owned:
+            self._rebalance.revoked(owned)
         self.member = None
         self._positions.clear()
 

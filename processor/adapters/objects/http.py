@@ -15,6 +15,7 @@ import httpx
 from processor.contracts.claims import CHUNK_BYTES, ObjectStat, Put, Reader, Stream
 from processor.errors import ContractError, PermanentError, TransientError
 
+NO_HEAD = (405, 501)  # A server that answers so to HEAD may well answer GET.
 REDIRECTS_MAX = 5
 SIZE_MAX = 1024**4
 TIMEOUT = httpx.Timeout(connect=10.0, read=60.0, write=10.0, pool=10.0)
@@ -47,11 +48,13 @@ class HttpSource:
         return HttpReader(answer, uri, size_max=self._size_max)
 
     def stat(self, uri: str) -> ObjectStat | None:
-        """Ask for an object's headers. A server need not tell the size."""
+        """Ask for an object's headers. A server need not tell the size, nor know HEAD."""
         try:
             answer = self._ask("HEAD", uri)
         except ContractError:
             return None
+        if answer.status_code in NO_HEAD:
+            return ObjectStat(size=None)
         answer.close()
         return ObjectStat(
             size=_size(answer),
@@ -87,6 +90,9 @@ class HttpSource:
             url = admit(address)
             with _faults(uri):
                 answer = self._client.send(self._client.build_request(method, url), stream=True)
+            if method == "HEAD" and answer.status_code in NO_HEAD:
+                answer.close()
+                return answer
             if not answer.has_redirect_location:
                 return _require_success(answer, uri)
             answer.close()
