@@ -30,7 +30,13 @@ from processor.engine.slices import (
     Slice,
     Unavailable,
 )
-from processor.errors import ContractError, OutageError, PermanentError, StoreUnavailable
+from processor.errors import (
+    ContractError,
+    OutageError,
+    PermanentError,
+    ProcessorError,
+    StoreUnavailable,
+)
 from processor.model import Effect, Failure, JobHeaders
 
 FLUSH_SECONDS = 0.1
@@ -246,8 +252,10 @@ class Runner:
         except JobCancelled:
             self._finish(work)
             raise _Told from None
-        except BaseException as error:  # noqa: BLE001 - whatever user code raises is a failed run.
+        except BaseException as error:
             self._finish(work)
+            if not isinstance(error, ProcessorError):  # Those were raised on purpose.
+                context.log.warning("handler failed", exc_info=error)
             return failure_of(error, permanent=isinstance(error, spec.permanent))
         self._finish(work)
         return result
