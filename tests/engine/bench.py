@@ -181,6 +181,7 @@ class Bench:
         tiers: int = 2,
         attempts_max: int = 3,
         ordering: Ordering = Ordering.PARTITION,
+        fence: Ordering = Ordering.KEY,
         publish_status: bool = False,
         lane_records_max: int = 1000,
         when_offset_lost: Any = "stop",
@@ -200,6 +201,7 @@ class Bench:
                 ordering=ordering,
                 policy=RetryPolicy(DELAYS[:tiers], attempts_max),
                 publish_status=publish_status,
+                fence=fence,
             )
         }
         runner = Runner(

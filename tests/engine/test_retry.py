@@ -327,6 +327,34 @@ def test_copy_that_is_read_before_its_ack_leaves_no_fence_behind(bench: Bench):
     assert member.worker.assignments[0].fence.held == 0
 
 
+def test_nothing_overtakes_a_retried_job_where_the_fence_is_the_partition_s(bench: Bench):
+    for n, key in (1, "a"), (2, "b"), (3, None):
+        bench.submit(n, key)
+    bench.fail(1)
+    member = bench.member(fence=Ordering.PARTITION)
+
+    member.go()
+    held = (bench.numbers(TIER_1), bench.effects())
+    _pass_all_delays(member, bench)
+
+    assert held == ([1, 2, 3], [])
+    assert bench.effects() == [1, 2, 3]
+
+
+def test_job_with_not_before_is_not_parked_ahead_of_what_runs_where_nothing_may_overtake(
+    bench: Bench,
+):
+    bench.submit(1, "a")
+    bench.submit(2, "b", not_before=int((bench.clock.now() + 1) * 1000))
+    bench.fail(1)
+    member = bench.member(fence=Ordering.PARTITION)
+
+    _pass_all_delays(member, bench)
+
+    assert bench.numbers(TIER_1) == [1, 2]
+    assert bench.effects() == [1, 2]
+
+
 # Jobs that ask to start later.
 
 
