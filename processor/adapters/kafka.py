@@ -73,6 +73,7 @@ class KafkaLog:
         produced.setdefault("message.timeout.ms", 0)
         produced["error_cb"] = self._on_error
         self._producer = made(Producer, produced)
+        self._closed = False
         self._starts: dict[Partition, int] = {}  # What is assigned, and where reading it began.
         self._unassigned: set[Partition] = set()  # While the present `poll` goes on.
 
@@ -188,13 +189,11 @@ class KafkaLog:
     def unassign(self, partitions: Sequence[Partition]) -> None:
         """Read these no more."""
         self._unassigned.update(partitions)
-        for each in partitions:
-            self._starts.pop(each, None)
+        # What is assigned is known here: a client that is closing does not answer any more.
+        gone = [each for each in partitions if self._starts.pop(each, None) is not None]
         if self._cooperative:
-            held = {(each.topic, each.partition) for each in self._consumer.assignment()}
-            gone = [TopicPartition(*each) for each in partitions if each in held]
             if gone:
-                self._consumer.incremental_unassign(gone)
+                self._consumer.incremental_unassign([TopicPartition(*each) for each in gone])
         elif kept := self._kept(without=partitions):
             self._consumer.assign(kept)
         else:
@@ -327,9 +326,11 @@ class KafkaLog:
         return taken
 
     def close(self) -> None:
-        """Leave the group."""
-        self._producer.poll(0)
-        self._consumer.close()
+        """Leave the group. Twice does no harm."""
+        if not self._closed:
+            self._closed = True
+            self._producer.poll(0)
+            self._consumer.close()
 
 
 def produce(producer: Producer, outgoing: Outgoing, answered: Any) -> None:
