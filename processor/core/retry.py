@@ -3,8 +3,10 @@
 Rule 1: attempts count runs, not tiers: a record parked behind another has not been attempted.
 Rule 2: a failed attempt goes to the next tier, never to the same one: a record that joined its own
         tier's tail would land behind later records of its key.
-Rule 3: in the last tier it waits in place with that tier's delay, as the head of its key.
-Rule 4: a permanent failure skips the tiers: repeating it cannot help, and its key is waiting.
+Rule 3: in the last tier it waits in place, as the head of its key.
+Rule 4: the delay goes by the attempt, not by the tier: one that failed for the first time waits the
+        first delay, also in a late tier, where it was parked behind another job of its key.
+Rule 5: a permanent failure skips the tiers: repeating it cannot help, and its key is waiting.
 """
 
 from __future__ import annotations
@@ -78,15 +80,17 @@ def after_failure(
     if failure.permanent or attempt >= policy.attempts_max:
         return DeadLetter(failure)
     tier_next = min(tier + 1, policy.tiers)
-    until = now + _delay_seconds(failure, tier_next, policy, jitter)
+    until = now + _delay_seconds(failure, attempt, policy, jitter)
     if tier < policy.tiers:
         return Retry(tier=tier_next, not_before=until, failure=failure)
     return WaitInPlace(until=until, failure=failure)
 
 
-def _delay_seconds(failure: Failure, tier: int, policy: RetryPolicy, jitter: float) -> float:
+def _delay_seconds(failure: Failure, attempt: int, policy: RetryPolicy, jitter: float) -> float:
     if failure.retry_after_seconds is not None:
         return failure.retry_after_seconds
-    if tier == 0:
+    if policy.tiers == 0:
         return 1.0  # A topic without tiers that still allows attempts: a second in place.
-    return policy.delays_seconds[tier - 1] * (1 + policy.jitter_ratio * jitter)
+    # More attempts than delays: the last delay is used again.
+    delay_seconds = policy.delays_seconds[min(attempt, policy.tiers) - 1]
+    return delay_seconds * (1 + policy.jitter_ratio * jitter)

@@ -21,10 +21,10 @@ NO_TIERS = RetryPolicy(delays_seconds=(), attempts_max=3)
         (LATE, 1, 2, TWO, Retry(2, 160.0, LATE)),
         (LATE, 2, 3, TWO, DeadLetter(LATE)),
         # Attempts count runs, not tiers: it was parked in tier 2 before it ever ran.
-        (LATE, 2, 1, TWO, WaitInPlace(160.0, LATE)),
+        (LATE, 2, 1, TWO, WaitInPlace(105.0, LATE)),
         (LATE, 2, 2, TWO, WaitInPlace(160.0, LATE)),
         (LATE, 1, 3, TWO, DeadLetter(LATE)),
-        # More attempts than tiers: the last tier's delay is used again.
+        # More attempts than tiers: the last delay is used again.
         (LATE, 2, 3, MORE, WaitInPlace(160.0, LATE)),
         (LATE, 2, 4, MORE, WaitInPlace(160.0, LATE)),
         (LATE, 2, 5, MORE, DeadLetter(LATE)),
