@@ -3,7 +3,7 @@
 Every step but `run` (engine/run.py) is pure: it returns what should happen, and the worker does it.
 Four rules keep the way one-way:
 
-Rule 1: this module judges records; the worker performs verdicts and judges none.
+Rule 1: this module judges records; settlement.py performs verdicts and judges none.
 Rule 2: acknowledge, then settle, then commit. Nothing is committed that is not done, parked in an
         acknowledged retry record, or acknowledged dead.
 Rule 3: backpressure is a value (`Wait`, `lane.full`), never an exception.
