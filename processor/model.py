@@ -100,6 +100,7 @@ class Effect:
     attempt: int
     key: str | None
     result: Any
+    replay: int = 0  # The operator's replay that it was run for.
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,12 @@ class JobHeaders:
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """What a retry or dead-letter record says of its way so far. Times are milliseconds."""
+    """What a retry or dead-letter record says of its way so far. Times are milliseconds.
+
+    `replay` names the operator's replay that it belongs to; 0: the job has not been replayed.
+    `replays` counts them. `held_behind` is the origin of the dead job that it is held behind.
+    `ends_replay`: it is no job, but the record behind the last one of a replay.
+    """
 
     origin: Position
     origin_timestamp_ms: int
@@ -137,12 +143,18 @@ class Hop:
     fingerprint: str | None = None
     epoch: int = 0
     copy: str = ""
+    replay: int = 0
+    replays: int = 0
+    held_behind: str | None = None
+    ends_replay: bool = False
 
     def after(self, failure: Failure, *, attempt: int, now_ms: int) -> Hop:
         """The same way, with one more failed run."""
         return Hop(
             origin=self.origin,
             origin_timestamp_ms=self.origin_timestamp_ms,
+            replay=self.replay,
+            replays=self.replays,
             attempt=attempt,
             first_failure_ms=now_ms if self.first_failure_ms is None else self.first_failure_ms,
             last_failure_ms=now_ms,
@@ -154,8 +166,9 @@ class Hop:
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """How a job ended. `state` is `succeeded`, `duplicate` or `dead`; `at` is seconds since epoch.
+    """How a job ended. `state` is `succeeded`, `duplicate`, `dead` or `held`.
 
+    `held`: behind a dead job of its key, until an operator acts. `at` is seconds since the epoch.
     `result` is the handler's result as JSON; of a duplicate, the first job's, which
     `duplicate_of` names.
     """

@@ -275,6 +275,7 @@ def rules_of(topic: Topic) -> Rules:
         ),
         publish_status=topic.status.publish,
         fence=Ordering(topic.fence),
+        hold=topic.dead_letter.policy == "hold",
     )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import replace
 
 from processor.errors import ContractError
 from processor.model import Failure, Headers, Hop, JobHeaders, Position, Record
@@ -42,6 +43,10 @@ HOP_ERROR_MESSAGE = "processor-error-message"
 HOP_FINGERPRINT = "processor-fingerprint"
 HOP_EPOCH = "processor-epoch"  # Of the owner that wrote this copy.
 HOP_COPY = "processor-copy"  # Names one appended copy.
+HOP_REPLAY = "processor-replay"  # The operator's replay that the record belongs to.
+HOP_REPLAYS = "processor-replays"  # How often the job has been replayed.
+HOP_REPLAY_END = "processor-replay-end"  # Only on the record behind a replay's last job.
+HOP_HELD_BEHIND = "processor-held-behind"  # Origin of the dead job that its key is held for.
 TAKEOVER = "processor-takeover"  # Only on takeover markers: the epoch of the new owner.
 
 ERROR_MESSAGE_BYTES_MAX = 1024
@@ -75,6 +80,14 @@ def nameless_job(origin: Position) -> JobHeaders:
     return JobHeaders(job_id=str(origin), job_type=None)
 
 
+def job_of(record: Record, origin: Position) -> JobHeaders:
+    """Read a job's own headers; of malformed ones only its place is believed."""
+    try:
+        return read_job(record, origin)
+    except ContractError:
+        return nameless_job(origin)
+
+
 def read_hop(record: Record) -> Hop | None:
     """Read a copy's way so far; None when the record is no copy (a job on its main topic).
 
@@ -100,6 +113,10 @@ def read_hop(record: Record) -> Hop | None:
         fingerprint=_text(found, HOP_FINGERPRINT),
         epoch=_whole(found, HOP_EPOCH) or 0,
         copy=_text(found, HOP_COPY) or "",
+        replay=_whole(found, HOP_REPLAY) or 0,
+        replays=_whole(found, HOP_REPLAYS) or 0,
+        held_behind=_text(found, HOP_HELD_BEHIND),
+        ends_replay=HOP_REPLAY_END in found,
     )
 
 
@@ -124,6 +141,27 @@ def first_hop(record: Record) -> Hop:
     return Hop(origin=origin, origin_timestamp_ms=record.timestamp_ms)
 
 
+def main_hop(record: Record) -> Hop:
+    """The way of a record on its main topic: it starts here, unless an operator replays it.
+
+    What claims to be replayed but has no origin on this very partition is foreign: its headers were
+    copied by another program, and tell nothing.
+    """
+    first = first_hop(record)
+    if not any(name == HOP_REPLAY for name, _ in record.headers):
+        return first
+    try:
+        if record.value is None and any(name == HOP_REPLAY_END for name, _ in record.headers):
+            replay = _whole(dict(record.headers), HOP_REPLAY) or 0
+            return replace(first, replay=replay, ends_replay=True)
+        hop = read_hop(record)
+    except ContractError:
+        return first
+    if hop is None or hop.origin[:2] != first.origin[:2] or hop.origin.offset >= record.offset:
+        return first
+    return hop
+
+
 def write_hop(headers: Headers, hop: Hop) -> Headers:
     """The original headers untouched, plus one set of the engine's own, replaced."""
     written = [(name, value) for name, value in headers if not name.startswith(HOP_PREFIX)]
@@ -140,11 +178,20 @@ def write_hop(headers: Headers, hop: Hop) -> Headers:
         (HOP_FINGERPRINT, hop.fingerprint),
         (HOP_EPOCH, hop.epoch),
         (HOP_COPY, hop.copy or None),
+        (HOP_REPLAY, hop.replay or None),
+        (HOP_REPLAYS, hop.replays or None),
+        (HOP_REPLAY_END, 1 if hop.ends_replay else None),
+        (HOP_HELD_BEHIND, hop.held_behind),
     ]
     written += [(name, str(value).encode()) for name, value in fields if value is not None]
     if hop.error_message is not None:
         written.append((HOP_ERROR_MESSAGE, _cut(hop.error_message)))
     return written
+
+
+def write_replay_end(replay: int) -> Headers:
+    """The headers of the record behind a replay's last job; its key is theirs, its value None."""
+    return [(HOP_REPLAY, str(replay).encode()), (HOP_REPLAY_END, b"1")]
 
 
 def write_job(

@@ -165,6 +165,20 @@ class Topic(_Part):
         return config
 
     @model_validator(mode="after")
+    def _hold_is_of_keys(self) -> Self:
+        if self.dead_letter.policy == "hold" and self.ordering == "none":
+            raise ValueError(
+                "has `ordering: none` and `dead_letter.policy: hold`: jobs of a key that run side"
+                " by side cannot be held behind one another; use `ordering: key`, or `continue`"
+            )
+        if self.dead_letter.policy == "hold" and self.fence == "partition":
+            raise ValueError(
+                "has `fence: partition` and `dead_letter.policy: hold`: one dead job would hold a"
+                " whole partition; use `fence: key`, or `continue`"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _retries_outlive_their_delays(self) -> Self:
         delays_sum = sum(self.delays_seconds) * (1 + self.retry.jitter)
         if self.retry_retention_seconds <= delays_sum:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from processor.core.fence import Fence
 from processor.core.floor import Floor
+from processor.core.holds import Holds
 from processor.core.lane import Lane, Ordering
 from processor.core.retry import RetryPolicy
 from processor.model import Partition
@@ -25,6 +26,7 @@ class Assignment:
         "fence",
         "fence_ordering",
         "floors",
+        "holds",
         "lanes",
         "partition",
         "paused",
@@ -56,6 +58,7 @@ class Assignment:
         self.policy = policy
         self.fence = Fence(records_max=fence_records_max)
         self.fence_ordering = fence_ordering
+        self.holds = Holds()
         self.floors = [
             Floor(start=starts[each], epoch=(floors or {}).get(each, 0)) for each in satellites
         ]

@@ -3,7 +3,7 @@
 Rule 1: entries of one *turn* run one after the other, in offset order; turns run side by side.
         Ordering `partition` has one turn in all, `key` one a key, `none` one a record.
 Rule 2: a turn that was taken is busy until it is released; what is put back goes to its head.
-Rule 3: a busy turn that is held does not go on when it is released, but when it is let go.
+Rule 3: a busy turn that is suspended does not go on when it is released, but when it is let go.
 Rule 4: an entry that waits for its time keeps its place: the rest of its turn waits behind it.
 Rule 5: a full lane pauses its partition and is resumed at half. `full` is a signal, not a wall:
         the batch that filled the lane is kept, so a lane holds at most `records_max` plus a batch.
@@ -64,8 +64,8 @@ class Lane:
     [8]
     """
 
-    __slots__ = ("_busy", "_held", "_queues", "_ready", "_sleeping", "ordering", "records_max",
-                 "tier", "waiting", "watermark")  # fmt: skip
+    __slots__ = ("_busy", "_queues", "_ready", "_sleeping", "_suspended", "ordering",
+                 "records_max", "tier", "waiting", "watermark")  # fmt: skip
 
     def __init__(self, *, tier: int, ordering: Ordering, start: int, records_max: int) -> None:
         assert tier >= 0 and records_max >= 1
@@ -77,7 +77,7 @@ class Lane:
         self._queues: dict[Turn, deque[Entry]] = {}
         self._ready: deque[Turn] = deque()
         self._busy: set[Turn] = set()
-        self._held: set[Turn] = set()
+        self._suspended: set[Turn] = set()
         self._sleeping: list[tuple[float, int, Turn]] = []  # A heap: (until, head's offset, turn).
 
     @property
@@ -149,25 +149,25 @@ class Lane:
         return []
 
     def put_back(self, entries: Iterable[Entry]) -> None:
-        """Return entries of a busy or held turn to its head, in the order given."""
+        """Return entries of a busy or suspended turn to its head, in the order given."""
         for entry in reversed(list(entries)):
-            assert entry.turn in self._busy or entry.turn in self._held
+            assert entry.turn in self._busy or entry.turn in self._suspended
             self._queues.setdefault(entry.turn, deque()).appendleft(entry)
             self.waiting += 1
 
     def release(self, turn: Turn) -> None:
-        """End a busy turn: its next entries may be taken, unless it is held."""
+        """End a busy turn: its next entries may be taken, unless it is suspended."""
         self._busy.remove(turn)
         self._go_on(turn)
 
-    def hold(self, turn: Turn) -> None:
+    def suspend(self, turn: Turn) -> None:
         """Let nothing more of a busy turn be taken until `let_go`."""
-        assert turn in self._busy and turn not in self._held
-        self._held.add(turn)
+        assert turn in self._busy and turn not in self._suspended
+        self._suspended.add(turn)
 
     def let_go(self, turn: Turn) -> None:
-        """End the hold: the turn goes on, or will when it is released."""
-        self._held.remove(turn)
+        """End the suspension: the turn goes on, or will when it is released."""
+        self._suspended.remove(turn)
         self._go_on(turn)
 
     def settle(self, entry: Entry) -> None:
@@ -176,7 +176,7 @@ class Lane:
         self.watermark.settle(entry.record.offset)
 
     def _go_on(self, turn: Turn) -> None:
-        if turn in self._queues and turn not in self._busy and turn not in self._held:
+        if turn in self._queues and turn not in self._busy and turn not in self._suspended:
             self._ready.append(turn)
 
     def _turn_of(self, record: Record) -> Turn:

@@ -31,11 +31,21 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
-    """Park it, unattempted, in a tier; it runs no earlier than `not_before_ms`."""
+class Park:
+    """Append it, unattempted, to a tier; it runs no earlier than `not_before_ms`."""
 
     tier: int
     not_before_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Append it, unattempted, to the dead-letter topic: a job of its key died (core/holds.py)."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndReplay:
+    """It is the record behind a replay: its key may be opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +71,7 @@ class Wait:
     message: str
 
 
+Admission = Run | Park | Hold | EndReplay
 Verdict = Done | Retry | WaitInPlace | DeadLetter | Bury | Wait
 
 OUTAGE_WAIT_SECONDS = 1.0
@@ -83,7 +94,7 @@ def arrive(lane: Lane, record: Record, assignment: Assignment) -> Entry | Passed
     """Put a record into its lane, or pass it by when it is a marker or void."""
     if lane.tier > 0:
         return _arrive_copy(lane, record, assignment)
-    entry = lane.arrive(record, headers.first_hop(record))
+    entry = lane.arrive(record, headers.main_hop(record))
     if assignment.policy.tiers == 0:  # Nowhere to park it: it waits as the head of its turn.
         entry.not_before = _asked_not_before_ms(record) / 1000
     return entry
@@ -122,10 +133,12 @@ def copy_of(record: Record, hop: Hop) -> str:
     return hop.copy or f"{record.topic}-{record.offset}"
 
 
-def admit(entry: Entry, assignment: Assignment, now: float) -> Run | Hold:
+def admit(entry: Entry, assignment: Assignment, now: float) -> Admission:
     """Decide at the head of the lane, and only there, whether a record may run now.
 
-    A job that asks to start later is parked in the first tier, so that its partition goes on.
+    The fence is asked before the key's hold: a record that passed its predecessors in the tiers
+    would be replayed before them. A job that asks to start later is parked in the first tier, so
+    that its partition goes on.
     """
     tier = entry.lane.tier
     asked_ms = _asked_not_before_ms(entry.record) if tier == 0 else 0
@@ -133,9 +146,14 @@ def admit(entry: Entry, assignment: Assignment, now: float) -> Run | Hold:
     key = assignment.fence_key(entry.record.key)
     ahead = assignment.fence.tier_ahead(key, tier=tier)
     if ahead is not None:
-        return Hold(tier=ahead, not_before_ms=not_before_ms)
+        return Park(tier=ahead, not_before_ms=not_before_ms)
+    hop = entry.hop
+    if hop.ends_replay:
+        return EndReplay()
+    if assignment.holds.held(entry.record.key, replay=hop.replay, offset=hop.origin.offset):
+        return Hold()
     if not_before_ms > 0 and assignment.policy.tiers > 0:
-        return Hold(tier=1, not_before_ms=not_before_ms)
+        return Park(tier=1, not_before_ms=not_before_ms)
     return Run()
 
 
@@ -163,10 +181,10 @@ def settle(
             assert_never(outcome)
 
 
-def parked_copy(entry: Entry, assignment: Assignment, hold: Hold) -> tuple[Outgoing, str]:
+def parked_copy(entry: Entry, assignment: Assignment, park: Park) -> tuple[Outgoing, str]:
     """Build the copy of a record that waits behind its key: no attempt is added."""
-    hop = replace(entry.hop, attempt=entry.attempt, not_before_ms=hold.not_before_ms)
-    return _copy(entry, assignment, hop, assignment.satellites[hold.tier - 1].topic)
+    hop = replace(entry.hop, attempt=entry.attempt, not_before_ms=park.not_before_ms)
+    return _copy(entry, assignment, hop, assignment.satellites[park.tier - 1].topic)
 
 
 def retry_copy(
@@ -186,8 +204,16 @@ def dead_letter(
     return _copy(entry, assignment, hop, topic)[0]
 
 
+def held_letter(entry: Entry, assignment: Assignment, topic: str) -> Outgoing:
+    """Build the letter of a job that is held behind a dead one of its key: no attempt is added."""
+    assert entry.record.key is not None
+    behind = entry.hop.origin._replace(offset=assignment.holds.behind(entry.record.key))
+    hop = replace(entry.hop, attempt=entry.attempt, not_before_ms=0, held_behind=str(behind))
+    return _copy(entry, assignment, hop, topic)[0]
+
+
 def status_of(
-    entry: Entry, verdict: Done | DeadLetter | Bury, *, now: float, worker: str
+    entry: Entry, verdict: Done | DeadLetter | Bury | Hold, *, now: float, worker: str
 ) -> JobStatus:
     """Say how a job ended, for the status topic."""
     job = entry.job
@@ -208,6 +234,8 @@ def status_of(
             duplicate_of = None if mine else of
         case DeadLetter(failure) | Bury(failure):
             pass
+        case Hold():
+            state = "held"
     return JobStatus(
         job_id=job_id,
         job_type=job.job_type if job is not None else None,

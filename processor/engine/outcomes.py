@@ -23,16 +23,17 @@ from processor.model import Effect, Failure, JobHeaders
 MESSAGE_READ_MAX = 10_000  # Characters of an exception's message that are looked at.
 
 
-def known_outcome(row: LedgerRow, job: JobHeaders) -> Outcome | None:
+def known_outcome(row: LedgerRow, job: JobHeaders, replay: int) -> Outcome | None:
     """What a ledger row says of a job that came again; None lets it run.
 
     A job whose idempotency key belongs to another job that died is run: nothing has taken effect.
+    So is one that an operator replays, whatever became of it before but `done`.
     """
     if row.state == "done":
         return Duplicate(row.job_id, "done", row.result, row.attempt)
-    if row.job_id != job.job_id:
+    if row.job_id != job.job_id or row.replay < replay:
         return None
-    if row.state == "dying":
+    if row.state == "dying" and row.replay == replay:
         return Dying(row.failure or Failure("Unknown", "the failure was not kept", permanent=True))
     return Duplicate(row.job_id, "dead", None, row.attempt)
 
@@ -46,7 +47,7 @@ def written_outcome(
     job with the same idempotency key.
     """
     if row is not None and (row.state != "done" or row.job_id != effect.job_id):
-        known = known_outcome(row, job)
+        known = known_outcome(row, job, effect.replay)
         if known is not None:
             return known
     return Succeeded(result_text(effect.result), seconds)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from processor.core.holds import Closed
 from processor.errors import ProcessorError
 from processor.model import Effect, Failure, Outgoing, Partition, Position, Record
 
@@ -150,19 +151,32 @@ class LedgerRow:
     result: str | None
     failure: Failure | None
     attempt: int = 0  # Runs that led to it.
+    replay: int = 0  # The operator's replay that it was run for.
 
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """A job about to go to the dead-letter topic."""
+    """A job about to go to the dead-letter topic. `closes`: the rest of its key is held for it."""
 
     identity: str
     job_id: str
     job_type: str
     origin: Position
     attempt: int
-    key: str | None
+    key: bytes | None
     failure: Failure
+    replay: int = 0
+    closes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HeldJob:
+    """A job about to go to the dead-letter topic unattempted, behind a dead one of its key."""
+
+    identity: str
+    job_id: str
+    key: bytes
+    offset: int  # Of its origin.
 
 
 class Ledger(Protocol):
@@ -190,7 +204,29 @@ class Ledger(Protocol):
         ...
 
     def dying(self, owner: Owner, deaths: Sequence[Death]) -> set[str]:
-        """Note that these jobs are about to die; returns those that are already `done` instead."""
+        """Note that these jobs are about to die; returns those that are already `done` instead.
+
+        A death that `closes` its key does so in the same transaction (core/holds.py).
+        """
+        ...
+
+    def holds(self, owner: Owner) -> dict[bytes, Closed]:
+        """The closed keys of the owner's partition."""
+        ...
+
+    def held(self, owner: Owner, jobs: Sequence[HeldJob]) -> None:
+        """Note that these jobs are held behind a dead one. Those that are `done` are not."""
+        ...
+
+    def unheld(self, owner: Owner, offsets: Sequence[int]) -> None:
+        """Note that the jobs with these origin offsets have been run after all."""
+        ...
+
+    def end_replay(self, owner: Owner, key: bytes, replay: int) -> bool:
+        """Open a key behind its replay, unless a job is still held or has died in it.
+
+        Returns whether the key is open now.
+        """
         ...
 
     def dead(self, owner: Owner, identities: Sequence[str]) -> None:

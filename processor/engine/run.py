@@ -161,7 +161,8 @@ class Runner:
         try:
             job = entry.job or headers.nameless_job(entry.hop.origin)
             row = self._row(job.identity(job.job_type or ""), known, progress)
-            if row is not None and (outcome := known_outcome(row, job)) is not None:
+            replay = entry.hop.replay
+            if row is not None and (outcome := known_outcome(row, job, replay)) is not None:
                 return outcome
             if entry.job is None:
                 headers.read_job(entry.record, entry.hop.origin)  # Tells what is malformed.
@@ -170,7 +171,7 @@ class Runner:
             job_type, payload = self._decode(self._value(entry, job))
             if job.job_type is None and job.idempotency_key is not None:
                 row = self._row(job.identity(job_type), {}, progress, ask=True)
-                if row is not None and (outcome := known_outcome(row, job)) is not None:
+                if row is not None and (outcome := known_outcome(row, job, replay)) is not None:
                     return outcome
             spec = self._spec(job, job_type)
             entry.job = job = replace(job, job_type=job_type)  # A stranger's headers name none.
@@ -191,6 +192,7 @@ class Runner:
             attempt=entry.attempt + 1,
             key=key_text(entry.record.key),
             result=result,
+            replay=entry.hop.replay,
         )
         progress.unwritten.append((entry, effect, spec, seconds))
         return None

@@ -14,13 +14,15 @@ from processor.core.assignment import Assignment
 from processor.core.lane import Entry
 from processor.engine import journey
 from processor.engine.context import JobCancelled
-from processor.engine.journey import Hold
+from processor.engine.journey import Admission, EndReplay, Hold, Park, Run
 from processor.engine.outcomes import timed_out
 from processor.engine.ports import Clock, Owner
 from processor.engine.settlement import Settlement, job_type_of
 from processor.engine.slices import Failed, Outcome, Pool, Running, Slice, Succeeded
 from processor.engine.telemetry import Telemetry
 from processor.errors import JobTimeout
+
+TELLING_SECONDS = 0.01  # How often an end record looks whether the ledger has been told.
 
 
 class Runs:
@@ -130,8 +132,13 @@ class Runs:
             if _behind(runs, entry, verdict, assignment):
                 entry.lane.put_back(taken[position:])
                 break
-            if isinstance(verdict, Hold):
+            if isinstance(verdict, EndReplay):
+                self._end_replay(entry, assignment, taken[position + 1 :], now)
+                break
+            if isinstance(verdict, Park):
                 self._settlement.park(entry, assignment, verdict)
+            elif isinstance(verdict, Hold):
+                self._settlement.hold(entry, assignment, now)
             elif entry.given_up is not None:
                 outcome, entry.given_up = Failed(entry.given_up, 0.0), None
                 stays = self._judge(entry, outcome, assignment)
@@ -147,6 +154,17 @@ class Runs:
         assignment.running += 1
         self._pool.submit(work)
         return 1
+
+    def _end_replay(
+        self, entry: Entry, assignment: Assignment, rest: Sequence[Entry], now: float
+    ) -> None:
+        """Let a replay's end record open its key once the ledger knows of all that is held."""
+        if assignment.holds.telling(entry.record.key):
+            entry.not_before = now + TELLING_SECONDS
+            rest = [entry, *rest]
+        else:
+            self._settlement.end_replay(entry, assignment)
+        entry.lane.put_back(rest)
 
     def _judge_all(
         self, work: Slice, assignment: Assignment, outcomes: Sequence[tuple[Entry, Outcome]]
@@ -211,13 +229,13 @@ class Runs:
 
 
 def _behind(
-    runs: Sequence[Entry], entry: Entry, verdict: journey.Run | Hold, assignment: Assignment
+    runs: Sequence[Entry], entry: Entry, verdict: Admission, assignment: Assignment
 ) -> bool:
     """Whether an entry that is not to run is not at the head of its key: one that runs is ahead.
 
     Parked now, it would be ahead of a run that fails.
     """
-    if isinstance(verdict, journey.Run) and entry.given_up is None:
+    if isinstance(verdict, Run) and entry.given_up is None:
         return False
     key = assignment.fence_key(entry.record.key)
     return any(assignment.fence_key(each.record.key) == key for each in runs)

@@ -16,17 +16,28 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
+from typing import Any, assert_never
 
+from processor.contracts import headers
 from processor.core.assignment import Assignment
+from processor.core.holds import Closed
 from processor.core.lane import Entry
 from processor.core.retry import DeadLetter, Retry, WaitInPlace
 from processor.engine import journey
-from processor.engine.journey import Bury, Done, Hold, Verdict, Wait
-from processor.engine.ports import Clock, Death, Delivery, Ledger, Log, Owner, OwnershipLost
+from processor.engine.journey import Bury, Done, Hold, Park, Verdict, Wait
+from processor.engine.ports import (
+    Clock,
+    Death,
+    Delivery,
+    HeldJob,
+    Ledger,
+    Log,
+    Owner,
+    OwnershipLost,
+)
 from processor.engine.slices import Duplicate, Pool
 from processor.engine.takeover import Rules
 from processor.engine.telemetry import Outage, Outcome, Telemetry
@@ -37,10 +48,13 @@ AGAIN_SECONDS = 1.0
 
 
 class Note(Enum):
-    """What the ledger is told of a death."""
+    """What the ledger is told."""
 
     DYING = "dying"
     DEAD = "dead"
+    HELD = "held"  # Behind a dead job of its key.
+    UNHELD = "unheld"  # It was held, and an operator's replay has run it.
+    END = "end"  # A replay of its key has come to its end.
 
 
 Step = Outgoing | Note
@@ -66,11 +80,24 @@ class _Errand:
     owner: Owner
     ledger: Ledger
 
-    def __call__(self) -> set[str]:
+    def __call__(self) -> Set[str | bytes]:
+        """Make the call. The answer: identities that are `done` instead, or keys now open."""
         deaths = [each.death for each in self.settling if each.death is not None]
-        if self.note is Note.DYING:
-            return self.ledger.dying(self.owner, deaths)
-        self.ledger.dead(self.owner, [death.identity for death in deaths])
+        entries = [each.entry for each in self.settling]
+        match self.note:
+            case Note.DYING:
+                return self.ledger.dying(self.owner, deaths)
+            case Note.DEAD:
+                self.ledger.dead(self.owner, [death.identity for death in deaths])
+            case Note.HELD:
+                self.ledger.held(self.owner, [_held_job(entry) for entry in entries])
+            case Note.UNHELD:
+                self.ledger.unheld(self.owner, [entry.hop.origin.offset for entry in entries])
+            case Note.END:
+                ends = [(_key_of(entry), entry.hop.replay) for entry in entries]
+                return {key for key, r in ends if self.ledger.end_replay(self.owner, key, r)}
+            case _:
+                assert_never(self.note)
         return set()
 
 
@@ -128,28 +155,48 @@ class Settlement:
                 steps.append(outgoing)
                 self._tell_failure(entry, failure, "job will be retried", not_before)
             case DeadLetter(failure) | Bury(failure):
-                death = _death(entry, failure)
+                death = _death(entry, failure, closes=assignment.holds.enabled)
                 if isinstance(verdict, DeadLetter):
                     steps.append(Note.DYING)
-                    entry.lane.hold(entry.turn)
+                    entry.lane.suspend(entry.turn)
                 letters = self._rules[assignment.partition.topic].topic.dead_letter_topic
                 steps.append(journey.dead_letter(entry, assignment, failure, letters, now))
                 steps.append(Note.DEAD)
                 self._add_status(steps, entry, assignment, verdict, now)
                 self._tell_failure(entry, failure, "job is dead", None)
             case Done():
+                if assignment.holds.enabled and entry.hop.replay > 0 and entry.record.key:
+                    steps.append(Note.UNHELD)
+                    assignment.holds.tell(_key_of(entry))
                 self._add_status(steps, entry, assignment, verdict, now)
         self._begin(entry, assignment, steps, death)
         self._telemetry.settled(assignment.partition.topic, job_type_of(entry), _name(verdict))
         return False
 
-    def park(self, entry: Entry, assignment: Assignment, hold: Hold) -> None:
+    def park(self, entry: Entry, assignment: Assignment, park: Park) -> None:
         """Append a copy of a record that waits behind its key to a tier."""
-        outgoing, copy = journey.parked_copy(entry, assignment, hold)
+        outgoing, copy = journey.parked_copy(entry, assignment, park)
         key = assignment.fence_key(entry.record.key)
-        assignment.fence.add(key, tier=hold.tier, copy=copy)
+        assignment.fence.add(key, tier=park.tier, copy=copy)
         self._begin(entry, assignment, deque([outgoing]), None)
+        self._telemetry.settled(assignment.partition.topic, job_type_of(entry), "parked")
+
+    def hold(self, entry: Entry, assignment: Assignment, now: float) -> None:
+        """Append a job that is held behind a dead one of its key to the dead-letter topic."""
+        if entry.job is None:  # It was never run.
+            entry.job = headers.job_of(entry.record, entry.hop.origin)
+        letters = self._rules[assignment.partition.topic].topic.dead_letter_topic
+        # The letter comes first: a key's letters land in the order of its jobs, notes may not.
+        steps: deque[Step] = deque([journey.held_letter(entry, assignment, letters), Note.HELD])
+        assignment.holds.tell(_key_of(entry))
+        self._add_status(steps, entry, assignment, Hold(), now)
+        self._begin(entry, assignment, steps, None)
         self._telemetry.settled(assignment.partition.topic, job_type_of(entry), "held")
+
+    def end_replay(self, entry: Entry, assignment: Assignment) -> None:
+        """Open the key behind a replay, if the ledger agrees. Its turn waits for the answer."""
+        entry.lane.suspend(entry.turn)
+        self._begin(entry, assignment, deque([Note.END]), None)
 
     def delivered(self, deliveries: Sequence[Delivery]) -> list[Assignment]:
         """Go on after answers from the log. Returns the assignments to be given up."""
@@ -181,16 +228,41 @@ class Settlement:
             raise answer
         assert isinstance(answer, set)
         for each in alive:
-            lane, turn = each.entry.lane, each.entry.turn
-            if each.death is not None and each.death.identity in answer:
-                # It took effect meanwhile: there is no death. It comes again, as a duplicate.
-                each.assignment.settling -= 1
-                lane.put_back([each.entry])
-            else:
-                self._advance(each)
-            if errand.note is Note.DYING:
-                lane.let_go(turn)
+            self._go_on(each, errand.note, answer)
         return []
+
+    def _go_on(self, settling: Settling, note: Note, answer: Set[str | bytes]) -> None:
+        """Take in what the ledger answered for one entry, and do its next step."""
+        entry, assignment, death = settling.entry, settling.assignment, settling.death
+        holds = assignment.holds
+        match note:
+            case Note.DYING if death is not None and death.identity in answer:
+                # It took effect meanwhile: there is no death. It comes again, as a duplicate.
+                assignment.settling -= 1
+                entry.lane.put_back([entry])
+                entry.lane.let_go(entry.turn)
+                return
+            case Note.DYING:
+                hop = entry.hop
+                holds.close(entry.record.key, Closed(hop.replay, hop.origin.offset))
+            case Note.HELD | Note.UNHELD:
+                holds.told(_key_of(entry))
+            case Note.END if _key_of(entry) in answer:
+                holds.open(_key_of(entry))
+                self._logger.info("key released", **_place(entry), replay=entry.hop.replay)
+            case Note.END:
+                self._logger.warning(
+                    "key stays held: a job died in the replay or was held since it began",
+                    **_place(entry),
+                    replay=entry.hop.replay,
+                )
+            case Note.DEAD:
+                pass
+            case _:
+                assert_never(note)
+        self._advance(settling)
+        if note in (Note.DYING, Note.END):
+            entry.lane.let_go(entry.turn)
 
     def flush(self) -> None:
         """Start the errands that the turn has gathered and those that are due again."""
@@ -230,7 +302,7 @@ class Settlement:
         steps: deque[Step],
         entry: Entry,
         assignment: Assignment,
-        verdict: Done | DeadLetter | Bury,
+        verdict: Done | DeadLetter | Bury | Hold,
         now: float,
     ) -> None:
         rules = self._rules[assignment.partition.topic]
@@ -247,15 +319,12 @@ class Settlement:
     def _tell_failure(
         self, entry: Entry, failure: Failure, event: str, until: float | None
     ) -> None:
-        record = entry.record
-        self._telemetry.attempts_failed(record.topic, failure.error_class)
+        self._telemetry.attempts_failed(entry.record.topic, failure.error_class)
         self._logger.warning(
             event,
             job_id=entry.job.job_id if entry.job else str(entry.hop.origin),
             job_type=job_type_of(entry),
-            topic=record.topic,
-            partition=record.partition,
-            offset=record.offset,
+            **_place(entry),
             attempt=entry.attempt,
             error_class=failure.error_class,
             error=failure.message,
@@ -270,7 +339,7 @@ def job_type_of(entry: Entry) -> str:
     return "unknown"
 
 
-def _death(entry: Entry, failure: Failure) -> Death:
+def _death(entry: Entry, failure: Failure, *, closes: bool) -> Death:
     job, origin = entry.job, entry.hop.origin
     job_id = job.job_id if job is not None else str(origin)
     return Death(
@@ -279,9 +348,27 @@ def _death(entry: Entry, failure: Failure) -> Death:
         job_type=job_type_of(entry),
         origin=origin,
         attempt=entry.attempt,
-        key=None if entry.record.key is None else entry.record.key.decode(errors="replace"),
+        key=entry.record.key,
         failure=failure,
+        replay=entry.hop.replay,
+        closes=closes and entry.record.key is not None,
     )
+
+
+def _held_job(entry: Entry) -> HeldJob:
+    job, offset = entry.job, entry.hop.origin.offset
+    assert job is not None
+    return HeldJob(job.identity(job.job_type or ""), job.job_id, _key_of(entry), offset)
+
+
+def _key_of(entry: Entry) -> bytes:
+    assert entry.record.key is not None  # What has no key is never held.
+    return entry.record.key
+
+
+def _place(entry: Entry) -> dict[str, Any]:
+    record = entry.record
+    return {"topic": record.topic, "partition": record.partition, "offset": record.offset}
 
 
 def _name(verdict: Verdict) -> Outcome:

@@ -4,7 +4,8 @@ Step 1: read what the group has committed of main p and of each satellite. The n
         one more than the largest found in their metadata.
 Step 2: commit main p at the same offset with the new epoch. The group's coordinator refuses a stale
         member, so epochs grow without a database.
-Step 3: raise the ledger's owner row to it: from here on an older owner can write no effect.
+Step 3: raise the ledger's owner row to it: from here on an older owner can write no effect. Only
+        then read which keys are closed.
 Step 4: append a marker with it to each satellite. Copies of older owners that land behind it are
         void: the commit of their source was refused, so the source comes again.
 Step 5: scan each satellite from its committed offset to the marker, keys and headers only, to know
@@ -25,6 +26,7 @@ from processor.contracts import headers
 from processor.core.assignment import Assignment
 from processor.core.fence import Fence
 from processor.core.floor import Floor
+from processor.core.holds import Holds
 from processor.core.lane import Ordering
 from processor.core.retry import RetryPolicy
 from processor.engine.journey import copy_of, hop_of
@@ -63,13 +65,18 @@ class Served(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How the jobs of one topic are run. `fence` `partition`: nothing overtakes a retried job."""
+    """How the jobs of one topic are run.
+
+    `fence` `partition`: nothing overtakes a retried job. `hold`: when a job dies, the rest of its
+    key is held until an operator acts.
+    """
 
     topic: Served
     ordering: Ordering
     policy: RetryPolicy
     publish_status: bool
     fence: Ordering = Ordering.KEY
+    hold: bool = False
 
 
 class OffsetLost(ProcessorError):
@@ -110,6 +117,8 @@ class Takeover:
             self.log.commit({a.partition: self.position(a, a.partition) for a in claiming})
             for each in claiming:
                 self.ledger.raise_owner(self.owner(each))
+                if self.rules[each.partition.topic].hold:
+                    each.holds = Holds(self.ledger.holds(self.owner(each)))
             found = self._scan(claiming, self._mark(claiming))
             claiming = [each for each in claiming if found[each] >= each.epoch]
             if not claiming:

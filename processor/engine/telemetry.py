@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-Outcome = Literal["done", "retried", "held", "dead", "repeated", "void"]
+Outcome = Literal["done", "retried", "parked", "held", "dead", "repeated", "void"]
 Change = Literal["assigned", "revoked", "lost"]
 CommitResult = Literal["done", "refused", "failed"]
 Outage = Literal["broker", "registry", "store", "sink"]

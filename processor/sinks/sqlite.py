@@ -16,9 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from processor.engine.ports import Death, LedgerRow, Owner, OwnershipLost
+from processor.core.holds import Closed
+from processor.engine.ports import Death, HeldJob, LedgerRow, Owner, OwnershipLost
 from processor.errors import PermanentError, SinkUnavailable, UsageError
 from processor.model import Effect, Failure
+from processor.sinks import sqlite_holds
 
 BUSY_SECONDS = 30.0
 LOOKUP_MAX = 500  # Parameters of one SELECT.
@@ -36,7 +38,8 @@ CREATE TABLE IF NOT EXISTS processor_ledger (
     job_id TEXT NOT NULL,
     job_type TEXT NOT NULL,
     key TEXT,
-    state TEXT NOT NULL CHECK (state IN ('done', 'dying', 'dead')),
+    state TEXT NOT NULL CHECK (state IN ('done', 'dying', 'dead', 'purged')),
+    replay INTEGER NOT NULL,
     attempt INTEGER NOT NULL,
     origin_topic TEXT NOT NULL,
     origin_partition INTEGER NOT NULL,
@@ -49,26 +52,26 @@ CREATE TABLE IF NOT EXISTS processor_ledger (
 """
 
 _COLUMNS = (
-    "(identity, job_id, job_type, key, state, attempt, origin_topic, origin_partition,"
+    "(identity, job_id, job_type, key, state, replay, attempt, origin_topic, origin_partition,"
     " origin_offset, epoch, result, failure, at)"
 )
-_SELECT = "SELECT identity, job_id, state, result, failure, attempt FROM processor_ledger"
-# What a job leaves replaces only the death of another job with the same idempotency key.
+_SELECT = "SELECT identity, job_id, state, result, failure, attempt, replay FROM processor_ledger"
+# What a job leaves replaces the death of another job with the same idempotency key, and its own
+# death before it was replayed.
+_REPLACES = " WHERE state <> 'done' AND (job_id <> excluded.job_id OR replay < excluded.replay)"
 _INSERT_DONE = (
-    f"INSERT INTO processor_ledger {_COLUMNS} VALUES (?,?,?,?,'done',?,?,?,?,?,?,NULL,?)"  # noqa: S608 - names.
+    f"INSERT INTO processor_ledger {_COLUMNS} VALUES (?,?,?,?,'done',?,?,?,?,?,?,?,NULL,?)"  # noqa: S608 - names.
     " ON CONFLICT (identity) DO UPDATE SET job_id=excluded.job_id, state='done',"
-    " attempt=excluded.attempt, origin_topic=excluded.origin_topic,"
+    " replay=excluded.replay, attempt=excluded.attempt, origin_topic=excluded.origin_topic,"
     " origin_partition=excluded.origin_partition, origin_offset=excluded.origin_offset,"
-    " epoch=excluded.epoch, result=excluded.result, failure=NULL, at=excluded.at"
-    " WHERE state <> 'done' AND job_id <> excluded.job_id"
+    " epoch=excluded.epoch, result=excluded.result, failure=NULL, at=excluded.at" + _REPLACES
 )
 _INSERT_DYING = (
-    f"INSERT INTO processor_ledger {_COLUMNS} VALUES (?,?,?,?,'dying',?,?,?,?,?,NULL,?,?)"  # noqa: S608 - names.
+    f"INSERT INTO processor_ledger {_COLUMNS} VALUES (?,?,?,?,'dying',?,?,?,?,?,?,NULL,?,?)"  # noqa: S608 - names.
     " ON CONFLICT (identity) DO UPDATE SET job_id=excluded.job_id, state='dying',"
-    " attempt=excluded.attempt, origin_topic=excluded.origin_topic,"
+    " replay=excluded.replay, attempt=excluded.attempt, origin_topic=excluded.origin_topic,"
     " origin_partition=excluded.origin_partition, origin_offset=excluded.origin_offset,"
-    " epoch=excluded.epoch, failure=excluded.failure, at=excluded.at"
-    " WHERE state <> 'done' AND job_id <> excluded.job_id"
+    " epoch=excluded.epoch, failure=excluded.failure, at=excluded.at" + _REPLACES
 )
 
 
@@ -90,7 +93,7 @@ class SqliteLedger:
                 hint="name a file in a folder of your own with ledger.url",
             ) from None
         with self._transaction() as connection:
-            for statement in _TABLES.split(";"):
+            for statement in (_TABLES + sqlite_holds.TABLES).split(";"):
                 connection.execute(statement)
 
     def raise_owner(self, owner: Owner) -> None:
@@ -113,9 +116,9 @@ class SqliteLedger:
                 some = identities[start : start + LOOKUP_MAX]
                 places = ",".join("?" * len(some))
                 rows = connection.execute(_SELECT + f" WHERE identity IN ({places})", some)
-                for identity, job_id, state, result, failure, attempt in rows:
+                for identity, job_id, state, result, failure, *counts in rows:
                     kept = Failure(**json.loads(failure)) if failure else None
-                    found[identity] = LedgerRow(identity, job_id, state, result, kept, attempt)
+                    found[identity] = LedgerRow(identity, job_id, state, result, kept, *counts)
         return found
 
     def record(
@@ -131,7 +134,8 @@ class SqliteLedger:
             for effect in effects:
                 result = None if effect.result is None else json.dumps(effect.result)
                 values = (effect.identity, effect.job_id, effect.job_type, effect.key,
-                          effect.attempt, *effect.origin, owner.epoch, result, at)  # fmt: skip
+                          effect.replay, effect.attempt, *effect.origin, owner.epoch, result,
+                          at)  # fmt: skip
                 if connection.execute(_INSERT_DONE, values).rowcount == 1:
                     new.append(effect)
             if write is not None:
@@ -146,11 +150,36 @@ class SqliteLedger:
                 failure = json.dumps(
                     {name: getattr(death.failure, name) for name in death.failure.__slots__}
                 )
-                values = (death.identity, death.job_id, death.job_type, death.key, death.attempt,
-                          *death.origin, owner.epoch, failure, at)  # fmt: skip
+                values = (death.identity, death.job_id, death.job_type, _text(death.key),
+                          death.replay, death.attempt, *death.origin, owner.epoch, failure,
+                          at)  # fmt: skip
                 connection.execute(_INSERT_DYING, values)
             states = _states(connection, [death.identity for death in deaths])
-        return {identity for identity, state in states.items() if state == "done"}
+            done = {identity for identity, state in states.items() if state == "done"}
+            for death in deaths:
+                if death.closes and death.identity not in done:
+                    sqlite_holds.close(connection, owner, death, at)
+        return done
+
+    def holds(self, owner: Owner) -> dict[bytes, Closed]:
+        """Read the closed keys of the owner's partition."""
+        with _faults(self._path):
+            return sqlite_holds.closed(self._connection(), owner)
+
+    def held(self, owner: Owner, jobs: Sequence[HeldJob]) -> None:
+        """Note that these jobs are held behind a dead one; what is `done` is not."""
+        with self._owned(owner) as connection:
+            sqlite_holds.hold(connection, owner, jobs, self._clock())
+
+    def unheld(self, owner: Owner, offsets: Sequence[int]) -> None:
+        """Note that these have been run after all."""
+        with self._owned(owner) as connection:
+            sqlite_holds.unhold(connection, owner, offsets)
+
+    def end_replay(self, owner: Owner, key: bytes, replay: int) -> bool:
+        """Open a key behind its replay, unless a job is still held or has died in it."""
+        with self._owned(owner) as connection:
+            return sqlite_holds.end(connection, owner, key, replay)
 
     def dead(self, owner: Owner, identities: Sequence[str]) -> None:
         """Note that the letters of these were acknowledged."""
@@ -259,6 +288,10 @@ def _states(connection: sqlite3.Connection, identities: Sequence[str]) -> dict[s
         if row is not None:
             found[identity] = str(row[0])
     return found
+
+
+def _text(key: bytes | None) -> str | None:
+    return None if key is None else key.decode(errors="replace")
 
 
 def _lost(owner: Owner) -> OwnershipLost:

@@ -7,8 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from processor.engine.ports import Death, LedgerRow, Owner, OwnershipLost
+from processor.core.holds import Closed
+from processor.engine.ports import Death, HeldJob, LedgerRow, Owner, OwnershipLost
 from processor.model import Effect
+
+_Place = tuple[str, str, int]  # Group, topic, partition.
 
 
 @dataclass(slots=True)
@@ -16,7 +19,9 @@ class MemoryLedger:
     """The memory of settled jobs (port: `engine.ports.Ledger`)."""
 
     rows: dict[str, LedgerRow] = field(default_factory=dict)
-    epochs: dict[tuple[str, str, int], int] = field(default_factory=dict)
+    epochs: dict[_Place, int] = field(default_factory=dict)
+    closed: dict[_Place, dict[bytes, Closed]] = field(default_factory=dict)
+    held_jobs: dict[_Place, dict[int, HeldJob]] = field(default_factory=dict)  # By origin offset.
     written: list[Any] = field(default_factory=list)  # What went through committed transactions.
 
     def raise_owner(self, owner: Owner) -> None:
@@ -39,7 +44,9 @@ class MemoryLedger:
         rows, new = dict(self.rows), []
         for effect in effects:
             result = None if effect.result is None else json.dumps(effect.result)
-            row = LedgerRow(effect.identity, effect.job_id, "done", result, None, effect.attempt)
+            row = LedgerRow(
+                effect.identity, effect.job_id, "done", result, None, effect.attempt, effect.replay
+            )
             if _takes_its_place(row, rows.get(effect.identity)):
                 rows[effect.identity] = row
                 new.append(effect)
@@ -55,11 +62,41 @@ class MemoryLedger:
         self._check(owner)
         for death in deaths:
             row = LedgerRow(
-                death.identity, death.job_id, "dying", None, death.failure, death.attempt
-            )
+                death.identity, death.job_id, "dying", None, death.failure, death.attempt,
+                death.replay,
+            )  # fmt: skip
             if _takes_its_place(row, self.rows.get(death.identity)):
                 self.rows[death.identity] = row
+            if death.closes and self.rows[death.identity].state != "done":
+                self._close(owner, death)
         return {each.identity for each in deaths if self.rows[each.identity].state == "done"}
+
+    def holds(self, owner: Owner) -> dict[bytes, Closed]:
+        """Read the closed keys of the owner's partition."""
+        return dict(self.closed.get(owner[:3], {}))
+
+    def held(self, owner: Owner, jobs: Sequence[HeldJob]) -> None:
+        """Note that these jobs are held behind a dead one; what is `done` is not."""
+        self._check(owner)
+        for job in jobs:
+            row = self.rows.get(job.identity)
+            if row is None or row.state != "done" or row.job_id != job.job_id:
+                self.held_jobs.setdefault(owner[:3], {}).setdefault(job.offset, job)
+
+    def unheld(self, owner: Owner, offsets: Sequence[int]) -> None:
+        """Note that these have been run after all."""
+        self._check(owner)
+        for offset in offsets:
+            self.held_jobs.get(owner[:3], {}).pop(offset, None)
+
+    def end_replay(self, owner: Owner, key: bytes, replay: int) -> bool:
+        """Open a key behind its replay, unless a job is still held or has died in it."""
+        self._check(owner)
+        closed = self.closed.get(owner[:3], {})
+        held = any(job.key == key for job in self.held_jobs.get(owner[:3], {}).values())
+        if key in closed and closed[key].replay < replay and not held:
+            del closed[key]
+        return key not in closed
 
     def dead(self, owner: Owner, identities: Sequence[str]) -> None:
         """Note that the letters of these were acknowledged."""
@@ -71,6 +108,13 @@ class MemoryLedger:
 
     def close(self) -> None:
         """Nothing is held."""
+
+    def _close(self, owner: Owner, death: Death) -> None:
+        assert death.key is not None
+        closed = self.closed.setdefault(owner[:3], {})
+        if death.key not in closed or closed[death.key].replay <= death.replay:
+            closed[death.key] = Closed(death.replay, death.origin.offset)
+        self.held_jobs.get(owner[:3], {}).pop(death.origin.offset, None)
 
     def _check(self, owner: Owner) -> None:
         if self.epochs.get(owner[:3], 0) > owner.epoch:
@@ -88,5 +132,8 @@ class MemorySink:
 
 
 def _takes_its_place(row: LedgerRow, present: LedgerRow | None) -> bool:
-    """What a job leaves replaces only the death of another job with the same idempotency key."""
-    return present is None or (present.state != "done" and present.job_id != row.job_id)
+    """What a job leaves replaces another job's death, and its own before it was replayed."""
+    if present is None:
+        return True
+    other = present.job_id != row.job_id or present.replay < row.replay
+    return present.state != "done" and other

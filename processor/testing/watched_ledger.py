@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
 
-from processor.engine.ports import Death, Ledger, LedgerRow, Owner
+from processor.core.holds import Closed
+from processor.engine.ports import Death, HeldJob, Ledger, LedgerRow, Owner
 from processor.model import Effect
 
-Call = Literal["raise_owner", "lookup", "record", "dying", "dead"]
+Call = Literal[
+    "raise_owner", "lookup", "record", "dying", "dead", "holds", "held", "unheld", "end_replay"
+]
 _T = TypeVar("_T")
 
 
@@ -52,6 +55,22 @@ class WatchedLedger:
     def dead(self, owner: Owner, identities: Sequence[str]) -> None:
         """Pass it on."""
         self._pass_on("dead", lambda: self._ledger.dead(owner, identities))
+
+    def holds(self, owner: Owner) -> dict[bytes, Closed]:
+        """Pass it on."""
+        return self._pass_on("holds", lambda: self._ledger.holds(owner))
+
+    def held(self, owner: Owner, jobs: Sequence[HeldJob]) -> None:
+        """Pass it on."""
+        self._pass_on("held", lambda: self._ledger.held(owner, jobs))
+
+    def unheld(self, owner: Owner, offsets: Sequence[int]) -> None:
+        """Pass it on."""
+        self._pass_on("unheld", lambda: self._ledger.unheld(owner, offsets))
+
+    def end_replay(self, owner: Owner, key: bytes, replay: int) -> bool:
+        """Pass it on."""
+        return self._pass_on("end_replay", lambda: self._ledger.end_replay(owner, key, replay))
 
     def close(self) -> None:
         """Close the other ledger."""

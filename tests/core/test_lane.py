@@ -106,10 +106,10 @@ def test_turn_that_was_not_taken_cannot_be_released():
     assert taken(lane) == [0]
 
 
-def test_held_turn_goes_on_when_it_is_let_go():
+def test_suspended_turn_goes_on_when_it_is_let_go():
     lane = filled(lane_of(), [A, A, B])
     lane.take(now=0.0, count_max=1)
-    lane.hold(A)
+    lane.suspend(A)
     lane.release(A)
     arrive(lane, 3, A)
 
@@ -123,7 +123,7 @@ def test_held_turn_goes_on_when_it_is_let_go():
 def test_turn_let_go_before_it_is_released_goes_on_when_it_is():
     lane = filled(lane_of(), [A, A])
     lane.take(now=0.0, count_max=1)
-    lane.hold(A)
+    lane.suspend(A)
     lane.let_go(A)
 
     busy = taken(lane)
@@ -136,7 +136,7 @@ def test_turn_let_go_before_it_is_released_goes_on_when_it_is():
 def test_entry_put_back_into_a_held_turn_is_its_head():
     lane = filled(lane_of(), [A, A])
     entries = lane.take(now=0.0, count_max=1)
-    lane.hold(A)
+    lane.suspend(A)
     lane.release(A)
 
     lane.put_back(entries)
@@ -285,7 +285,7 @@ class LaneMachine(RuleBasedStateMachine):
             entries[settled].not_before = self.now + 1.0
         self.lane.put_back(entries[settled:])
         if hold and turn not in self.held:
-            self.lane.hold(turn)
+            self.lane.suspend(turn)
             self.held.add(turn)
         self.lane.release(turn)
 

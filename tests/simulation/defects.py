@@ -101,7 +101,7 @@ def forget_the_dead() -> Iterator[None]:
 def turn_does_not_wait_for_the_death_note() -> Iterator[None]:
     """Let the next job of a key run before the death of the one before it is durable."""
     with (
-        replaced(Lane, "hold", lambda lane, turn: None),
+        replaced(Lane, "suspend", lambda lane, turn: None),
         replaced(Lane, "let_go", lambda lane, turn: None),
     ):
         yield

@@ -21,6 +21,7 @@ from processor.core.retry import RetryPolicy
 from processor.engine.context import JobContext
 from processor.engine.job import JobSpec
 from processor.engine.ports import CommitRefused, Delivery
+from processor.engine.replay import in_order, letter_of, replay_end, replayed
 from processor.engine.run import Runner
 from processor.engine.takeover import Rules, Takeover
 from processor.engine.telemetry import Telemetry
@@ -35,6 +36,8 @@ MAIN = Partition("t", 0)
 WORKERS = 3
 TICKS_MAX = 6000
 FAULTS_UNTIL = 400
+CALM_FROM = 800  # From here on every run of a handler succeeds: what is left must end.
+REPLAYS_MAX = 12  # Before that.
 
 
 class Crash(BaseException):
@@ -135,7 +138,8 @@ class Told:
     submitted: dict[int, str | None] = field(default_factory=dict)  # Offset -> key.
     violations: list[str] = field(default_factory=list)
     faults: int = 0
-    deaths: int = 0
+    replays: int = 0
+    replayed: int = 0  # Records that operators appended.
     ended: bool = False
     ticks: int = 0
 
@@ -164,6 +168,9 @@ class World:
         if self.ordering is Ordering.NONE:
             self.ordering = Ordering.KEY
         self.fence = Ordering.PARTITION if r.random() < 0.1 else Ordering.KEY
+        self.hold = self.fence is Ordering.KEY and r.random() < 0.4
+        self.replays = self.hold or r.random() < 0.2
+        self.replay = 0
         self.lane_records_max = r.choice((1, 3, 100))
         self.fence_records_max = r.choice((1, 3, 100))
         self.slice_records_max = r.choice((1, 2, 100))
@@ -229,6 +236,7 @@ class World:
                 policy=RetryPolicy((0.5, 1.0, 2.0)[: self.tiers], self.attempts_max, 0.1),
                 publish_status=False,
                 fence=self.fence,
+                hold=self.hold,
             )
         }
         takeover = self.takeover_type(
@@ -286,7 +294,7 @@ class World:
                     self.act(inside=True)
             finally:
                 self.depth -= 1
-        chance = self.random.random()
+        chance = self.random.random() if self.told.ticks < CALM_FROM else 1.0
         if chance < self.p_transient:
             raise OSError("no answer")
         if chance < self.p_transient + self.p_permanent:
@@ -348,11 +356,50 @@ class World:
                 self.fault()
             if self.todo > 0 and self.random.random() < 0.1:
                 self.submit()
+            if self.replays and told.replays < REPLAYS_MAX and self.random.random() < 0.03:
+                self.operate()
             self.act()
-            if told.ticks % 20 == 0 and self.quiet():
+            if told.ticks % 20 == 0 and self.quiet() and not (self.hold and self.operate()):
                 told.ended = True
                 return told
         return told
+
+    def operate(self) -> bool:
+        """Replay a key's dead letters, as an operator does; the command may break off."""
+        place = (GROUP, "t", 0)
+        letters = in_order(
+            letter for record in self.broker.records("t.dlt") if (letter := letter_of(record))
+        )
+        rows, closed = self.store.rows, self.store.closed.get(place, {})
+        waiting = [
+            each
+            for each in letters
+            if each.identity not in rows or rows[each.identity].state != "done"
+        ]
+        keys = sorted(closed if self.hold else {each.record.key or b"" for each in waiting})
+        if not keys:
+            return False
+        key = self.random.choice(keys)
+        if self.hold:
+            first = closed[key].offset
+            waiting = [each for each in waiting if each.hop.origin.offset >= first]
+            if first not in {each.hop.origin.offset for each in letters}:
+                return True  # Its letter has not landed yet.
+        self.told.replays += 1
+        self.replay += 1
+        records = [
+            replayed(each, topic="t", replay=self.replay)
+            for each in waiting
+            if each.record.key == key
+        ]
+        if self.hold:
+            records.append(replay_end(topic="t", partition=0, key=key, replay=self.replay))
+        if self.happens(0.2):
+            records = records[: self.random.randint(0, len(records))]
+        for each in records:
+            self.broker.land(each)
+            self.told.replayed += 1
+        return True
 
     def act(self, *, inside: bool = False) -> None:
         """Let one member do one thing."""
