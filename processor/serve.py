@@ -32,14 +32,14 @@ from processor.contracts.topics import Topic, TopicSet
 from processor.core.lane import Entry, Ordering
 from processor.core.retry import RetryPolicy
 from processor.engine.job import JobSpec
-from processor.engine.ports import Ledger
+from processor.engine.ports import Ledger, TransactionalSink
 from processor.engine.run import Runner
 from processor.engine.takeover import Rules, Takeover
 from processor.engine.telemetry import Check, Health
 from processor.engine.worker import Limits, Worker
 from processor.errors import OutageError, UsageError
 from processor.model import JobHeaders, JobStatus
-from processor.settings import Settings, masked
+from processor.settings import NO_LEDGER, Settings, masked
 
 JOB_STATUS = "processor.JobStatus"
 LOOP_SECONDS_MAX = 60.0  # A commit may wait for its coordinator; a loop that waits longer hangs.
@@ -89,6 +89,10 @@ def load_app(target: str) -> App:
 
 def open_ledger(settings: Settings) -> Ledger:
     """Open the ledger that the settings name."""
+    if settings.ledger.url == NO_LEDGER:
+        from processor.sinks.no_ledger import NoLedger
+
+        return NoLedger()
     scheme, _, rest = settings.ledger.url.partition("://")
     if scheme == "sqlite":
         from processor.sinks.sqlite import SqliteLedger
@@ -139,6 +143,8 @@ class Served:
         self._registry = Registry(settings.registry)
         self._metrics = Metrics()
         self._ledger = open_ledger(settings)
+        if not self._ledger.remembers:
+            check_without_ledger(self._topics, app.jobs)
         self._worker = self._made(app.jobs, schemas)
         self._health_server = self._made_health_server()
 
@@ -277,6 +283,25 @@ def rules_of(topic: Topic) -> Rules:
         fence=Ordering(topic.fence),
         hold=topic.dead_letter.policy == "hold",
     )
+
+
+def check_without_ledger(topics: Sequence[Topic], jobs: Mapping[str, JobSpec]) -> None:
+    """Refuse what cannot be promised where `ledger.url` is `none`."""
+    hint = "set ledger.url, such as sqlite:///.processor/ledger.db"
+    for topic in topics:
+        if topic.dead_letter.policy == "hold":
+            raise UsageError(
+                f"topic `{topic.name}` has `dead_letter.policy: hold`, and ledger.url is `none`: "
+                "which keys are held is kept in the ledger",
+                hint=f"{hint}, or use the policy `continue`",
+            )
+        for job in topic.jobs:
+            if isinstance(jobs[job].sink, TransactionalSink):
+                raise UsageError(
+                    f"the sink of `{job}` writes in the ledger's transaction, and ledger.url is "
+                    "`none`",
+                    hint=f"{hint}, or use a sink that writes under the job's own name",
+                )
 
 
 def check_topics(settings: Settings, topics: Sequence[Topic]) -> None:

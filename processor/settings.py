@@ -71,7 +71,16 @@ def _url_of(*schemes: str) -> AfterValidator:
 Seconds = Annotated[float, BeforeValidator(parse_duration)]
 HttpUrl = Annotated[str, _url_of("http", "https")]
 StoreUrl = Annotated[str, _url_of("file", "s3")]
-LedgerUrl = Annotated[str, _url_of("sqlite", "postgresql", "postgres")]
+NO_LEDGER = "none"
+
+
+def _ledger_url(value: str) -> str:
+    if value != NO_LEDGER and not value.startswith(("sqlite://", "postgresql://", "postgres://")):
+        raise ValueError("must begin with sqlite:// or postgresql://, or be `none`")
+    return value
+
+
+LedgerUrl = Annotated[str, AfterValidator(_ledger_url)]
 
 
 class Section(BaseModel):
@@ -119,7 +128,7 @@ class ClaimSettings(Section):
 
 
 class LedgerSettings(Section):
-    """The durable memory of settled jobs."""
+    """The durable memory of settled jobs; `none` makes effects at least once."""
 
     url: LedgerUrl = "sqlite:///.processor/ledger.db"
 

@@ -218,7 +218,7 @@ def test_faults_of_all_sources_are_told_at_once(folder: Path):
     )
     assert ledger == (
         f"  {path}: ledger.url = 'mysql://me:***@db/x':"
-        " must begin with sqlite:// or postgresql:// or postgres://"
+        " must begin with sqlite:// or postgresql://, or be `none`"
     )
     assert level == (
         "  PROCESSOR_LOG_LEVEL: log.level = 'loud': must be 'debug', 'info', 'warning' or 'error'"

@@ -10,6 +10,7 @@ from processor.core.fence import Fence
 from processor.core.floor import Floor
 from processor.core.holds import Holds
 from processor.core.lane import Lane, Ordering
+from processor.core.letters import Letters
 from processor.core.retry import RetryPolicy
 from processor.model import Partition
 
@@ -22,12 +23,14 @@ class Assignment:
         "committed",
         "draining",
         "dropped",
+        "ends",
         "epoch",
         "fence",
         "fence_ordering",
         "floors",
         "holds",
         "lanes",
+        "letters",
         "partition",
         "paused",
         "policy",
@@ -49,6 +52,7 @@ class Assignment:
         floors: dict[Partition, int] | None = None,
         fence_ordering: Ordering = Ordering.KEY,
         fence_records_max: int = 100_000,
+        letters: Letters | None = None,
     ) -> None:
         assert epoch >= 1
         assert len(satellites) == policy.tiers
@@ -59,6 +63,8 @@ class Assignment:
         self.fence = Fence(records_max=fence_records_max)
         self.fence_ordering = fence_ordering
         self.holds = Holds()
+        self.letters = letters  # Only where no ledger remembers the dead.
+        self.ends = dict.fromkeys(satellites, 0)  # One past the last copy known on each.
         self.floors = [
             Floor(start=starts[each], epoch=(floors or {}).get(each, 0)) for each in satellites
         ]
@@ -86,6 +92,13 @@ class Assignment:
         return (self.partition, *self.satellites)
 
     @property
+    def positions(self) -> tuple[Partition, ...]:
+        """All that is committed for it: its partitions, and the letters' where they are needed."""
+        return (
+            self.partitions if self.letters is None else (*self.partitions, self.letters.partition)
+        )
+
+    @property
     def quiet(self) -> bool:
         """Whether nothing is on its way: what could be settled now is settled."""
         return self.running == 0 and self.settling == 0
@@ -111,8 +124,24 @@ class Assignment:
     def noted_commit(self, partition: Partition, offset: int) -> None:
         """Remember what the group has committed."""
         self.committed[partition] = offset
-        if partition != self.partition:
+        if partition in self.satellites:
             self.floors[self.satellites.index(partition)].forget(offset)
+
+    def appended(self, partition: Partition, offset: int) -> None:
+        """Note that a record of ours landed on a satellite, or on another topic."""
+        if partition in self.ends:
+            self.ends[partition] = max(self.ends[partition], offset + 1)
+
+    def forget_letters(self) -> None:
+        """Forget the dead if nothing of the partition can come again (core/letters.py, rule 3)."""
+        if self.letters is None or not self.quiet or self.uncommitted():
+            return
+        fetched = all(
+            lane.watermark.next_offset >= self.ends[satellite]
+            for satellite, lane in zip(self.satellites, self.lanes[1:], strict=True)
+        )
+        if fetched and all(lane.idle for lane in self.lanes):
+            self.letters.forget()
 
     def uncommitted(self) -> dict[Partition, int]:
         """The watermarks that have moved since they were last committed."""
@@ -121,4 +150,7 @@ class Assignment:
             if lane.watermark.committable != self.committed[partition]:
                 assert lane.watermark.committable > self.committed[partition]
                 moved[partition] = lane.watermark.committable
+        letters = self.letters
+        if letters is not None and letters.position != self.committed[letters.partition]:
+            moved[letters.partition] = letters.position
         return moved

@@ -71,7 +71,12 @@ class Wait:
     message: str
 
 
-Admission = Run | Park | Hold | EndReplay
+@dataclass(frozen=True, slots=True)
+class KnownDead:
+    """It is on the dead-letter topic already; no ledger needs to be asked (core/letters.py)."""
+
+
+Admission = Run | Park | Hold | EndReplay | KnownDead
 Verdict = Done | Retry | WaitInPlace | DeadLetter | Bury | Wait
 
 OUTAGE_WAIT_SECONDS = 1.0
@@ -152,6 +157,9 @@ def admit(entry: Entry, assignment: Assignment, now: float) -> Admission:
         return EndReplay()
     if assignment.holds.held(entry.record.key, replay=hop.replay, offset=hop.origin.offset):
         return Hold()
+    letters = assignment.letters
+    if letters is not None and letters.tell(hop.origin.offset, replay=hop.replay):
+        return KnownDead()
     if not_before_ms > 0 and assignment.policy.tiers > 0:
         return Park(tier=1, not_before_ms=not_before_ms)
     return Run()

@@ -182,6 +182,11 @@ class HeldJob:
 class Ledger(Protocol):
     """The durable memory of settled jobs. Calls raise SinkUnavailable, OwnershipLost."""
 
+    @property
+    def remembers(self) -> bool:
+        """Whether it is one at all. Where not, the dead-letter topic alone tells the dead."""
+        ...
+
     def raise_owner(self, owner: Owner) -> None:
         """Make this epoch the partition's newest; refused when a newer one exists."""
         ...

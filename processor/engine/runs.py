@@ -14,10 +14,11 @@ from processor.core.assignment import Assignment
 from processor.core.lane import Entry
 from processor.engine import journey
 from processor.engine.context import JobCancelled
-from processor.engine.journey import Admission, EndReplay, Hold, Park, Run
+from processor.engine.journey import Admission, EndReplay, Hold, KnownDead, Park, Run
+from processor.engine.notes import job_type_of
 from processor.engine.outcomes import timed_out
 from processor.engine.ports import Clock, Owner
-from processor.engine.settlement import Settlement, job_type_of
+from processor.engine.settlement import Settlement
 from processor.engine.slices import Failed, Outcome, Pool, Running, Slice, Succeeded
 from processor.engine.telemetry import Telemetry
 from processor.errors import JobTimeout
@@ -139,6 +140,8 @@ class Runs:
                 self._settlement.park(entry, assignment, verdict)
             elif isinstance(verdict, Hold):
                 self._settlement.hold(entry, assignment, now)
+            elif isinstance(verdict, KnownDead):
+                self._settlement.pass_by(entry, assignment, now)
             elif entry.given_up is not None:
                 outcome, entry.given_up = Failed(entry.given_up, 0.0), None
                 stays = self._judge(entry, outcome, assignment)

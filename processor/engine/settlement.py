@@ -13,12 +13,9 @@ errand that met an outage is done again.
 
 from __future__ import annotations
 
-import heapq
-import itertools
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
-from enum import Enum
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import replace
 from typing import Any, assert_never
 
 from processor.contracts import headers
@@ -28,77 +25,23 @@ from processor.core.lane import Entry
 from processor.core.retry import DeadLetter, Retry, WaitInPlace
 from processor.engine import journey
 from processor.engine.journey import Bury, Done, Hold, Park, Verdict, Wait
-from processor.engine.ports import (
-    Clock,
-    Death,
-    Delivery,
-    HeldJob,
-    Ledger,
-    Log,
-    Owner,
-    OwnershipLost,
+from processor.engine.notes import (
+    Barrier,
+    Errand,
+    Note,
+    Notes,
+    Settling,
+    Step,
+    death_of,
+    job_type_of,
+    key_of,
 )
+from processor.engine.ports import Clock, Death, Delivery, Ledger, Log, Owner, OwnershipLost
 from processor.engine.slices import Duplicate, Pool
 from processor.engine.takeover import Rules
 from processor.engine.telemetry import Outage, Outcome, Telemetry
 from processor.errors import OutageError
-from processor.model import Failure, JobStatus, Outgoing
-
-AGAIN_SECONDS = 1.0
-
-
-class Note(Enum):
-    """What the ledger is told."""
-
-    DYING = "dying"
-    DEAD = "dead"
-    HELD = "held"  # Behind a dead job of its key.
-    UNHELD = "unheld"  # It was held, and an operator's replay has run it.
-    END = "end"  # A replay of its key has come to its end.
-
-
-Step = Outgoing | Note
-
-
-@dataclass(eq=False, slots=True)
-class Settling:
-    """One entry on its way from its verdict to being settled."""
-
-    entry: Entry
-    assignment: Assignment
-    owner: Owner
-    steps: deque[Step]
-    death: Death | None
-
-
-@dataclass(eq=False, slots=True)
-class _Errand:
-    """One ledger call for all entries of an assignment that need the same note."""
-
-    note: Note
-    settling: list[Settling]
-    owner: Owner
-    ledger: Ledger
-
-    def __call__(self) -> Set[str | bytes]:
-        """Make the call. The answer: identities that are `done` instead, or keys now open."""
-        deaths = [each.death for each in self.settling if each.death is not None]
-        entries = [each.entry for each in self.settling]
-        match self.note:
-            case Note.DYING:
-                return self.ledger.dying(self.owner, deaths)
-            case Note.DEAD:
-                self.ledger.dead(self.owner, [death.identity for death in deaths])
-            case Note.HELD:
-                self.ledger.held(self.owner, [_held_job(entry) for entry in entries])
-            case Note.UNHELD:
-                self.ledger.unheld(self.owner, [entry.hop.origin.offset for entry in entries])
-            case Note.END:
-                ends = [(_key_of(entry), entry.hop.replay) for entry in entries]
-                return {key for key, r in ends if self.ledger.end_replay(self.owner, key, r)}
-            case _:
-                assert_never(self.note)
-        return set()
+from processor.model import Failure, JobStatus, Outgoing, Partition
 
 
 class Settlement:
@@ -119,18 +62,15 @@ class Settlement:
         logger: Any,
     ) -> None:
         self._log = log
-        self._pool = pool
         self._ledger = ledger
-        self._clock = clock
         self._rules = rules
         self._encode_status = encode_status
         self._owner = owner
         self._worker_id = worker_id
         self._telemetry = telemetry
         self._logger = logger
-        self._notes: dict[tuple[Assignment, Note], list[Settling]] = {}
-        self._again: list[tuple[float, int, _Errand]] = []  # A heap: (when, order, errand).
-        self._order = itertools.count()
+        self._notes = Notes(pool=pool, ledger=ledger, clock=clock)
+        self._barred: dict[Assignment, list[Settling]] = {}  # They wait for a commit.
 
     def perform(self, entry: Entry, assignment: Assignment, verdict: Verdict, now: float) -> bool:
         """Carry a verdict out. Returns whether the entry stays in its lane."""
@@ -155,19 +95,23 @@ class Settlement:
                 steps.append(outgoing)
                 self._tell_failure(entry, failure, "job will be retried", not_before)
             case DeadLetter(failure) | Bury(failure):
-                death = _death(entry, failure, closes=assignment.holds.enabled)
-                if isinstance(verdict, DeadLetter):
-                    steps.append(Note.DYING)
-                    entry.lane.suspend(entry.turn)
+                death = death_of(entry, failure, closes=assignment.holds.enabled)
                 letters = self._rules[assignment.partition.topic].topic.dead_letter_topic
-                steps.append(journey.dead_letter(entry, assignment, failure, letters, now))
-                steps.append(Note.DEAD)
+                letter = journey.dead_letter(entry, assignment, failure, letters, now)
+                if isinstance(verdict, DeadLetter):
+                    entry.lane.suspend(entry.turn)
+                if not self._ledger.remembers:
+                    steps += [letter, Barrier.COMMIT]
+                elif isinstance(verdict, DeadLetter):
+                    steps += [Note.DYING, letter, Note.DEAD]
+                else:
+                    steps += [letter, Note.DEAD]
                 self._add_status(steps, entry, assignment, verdict, now)
                 self._tell_failure(entry, failure, "job is dead", None)
             case Done():
                 if assignment.holds.enabled and entry.hop.replay > 0 and entry.record.key:
                     steps.append(Note.UNHELD)
-                    assignment.holds.tell(_key_of(entry))
+                    assignment.holds.tell(key_of(entry))
                 self._add_status(steps, entry, assignment, verdict, now)
         self._begin(entry, assignment, steps, death)
         self._telemetry.settled(assignment.partition.topic, job_type_of(entry), _name(verdict))
@@ -188,10 +132,27 @@ class Settlement:
         letters = self._rules[assignment.partition.topic].topic.dead_letter_topic
         # The letter comes first: a key's letters land in the order of its jobs, notes may not.
         steps: deque[Step] = deque([journey.held_letter(entry, assignment, letters), Note.HELD])
-        assignment.holds.tell(_key_of(entry))
+        assignment.holds.tell(key_of(entry))
         self._add_status(steps, entry, assignment, Hold(), now)
         self._begin(entry, assignment, steps, None)
         self._telemetry.settled(assignment.partition.topic, job_type_of(entry), "held")
+
+    def pass_by(self, entry: Entry, assignment: Assignment, now: float) -> None:
+        """Settle a job that came again and is known to be dead."""
+        entry.job = entry.job or headers.job_of(entry.record, entry.hop.origin)
+        known = Duplicate(entry.job.job_id, "dead", None, entry.attempt)
+        self.perform(entry, assignment, Done(known), now)
+
+    def committed(self, assignments: Iterable[Assignment]) -> None:
+        """Go on with what waited for a commit of these, sent after it began to wait."""
+        for assignment in assignments:
+            for settling in self._barred.pop(assignment, ()):
+                self._advance(settling)
+                settling.entry.lane.let_go(settling.entry.turn)
+
+    def waits_for_commit(self, assignment: Assignment) -> bool:
+        """Whether a job waits for a commit of this assignment to be accepted."""
+        return assignment in self._barred
 
     def end_replay(self, entry: Entry, assignment: Assignment) -> None:
         """Open the key behind a replay, if the ledger agrees. Its turn waits for the answer."""
@@ -206,13 +167,24 @@ class Settlement:
             if settling.assignment.dropped:
                 continue
             if delivery.error is None:
+                self._landed(settling, delivery.offset)
                 self._advance(settling)
             elif settling.assignment not in failed:
                 self._trouble("broker", delivery.error)
                 failed.append(settling.assignment)
         return failed
 
-    def noted(self, errand: _Errand, answer: object) -> list[Assignment]:
+    @staticmethod
+    def _landed(settling: Settling, offset: int) -> None:
+        assignment, where = settling.assignment, settling.sent_to
+        if where is None:
+            return
+        assignment.appended(where, offset)
+        if assignment.letters is not None and where == assignment.letters.partition:
+            hop = settling.entry.hop
+            assignment.letters.note(offset, origin=hop.origin.offset, replay=hop.replay)
+
+    def noted(self, errand: Errand, answer: object) -> list[Assignment]:
         """Go on after a ledger call. Returns the assignment that turned out to be another's."""
         alive = [each for each in errand.settling if not each.assignment.dropped]
         if not alive:
@@ -221,8 +193,7 @@ class Settlement:
             return [alive[0].assignment]
         if isinstance(answer, OutageError):
             self._trouble("sink", answer.message)
-            at = self._clock.monotonic() + AGAIN_SECONDS
-            heapq.heappush(self._again, (at, next(self._order), errand))
+            self._notes.again(errand)
             return []
         if isinstance(answer, BaseException):
             raise answer
@@ -246,9 +217,9 @@ class Settlement:
                 hop = entry.hop
                 holds.close(entry.record.key, Closed(hop.replay, hop.origin.offset))
             case Note.HELD | Note.UNHELD:
-                holds.told(_key_of(entry))
-            case Note.END if _key_of(entry) in answer:
-                holds.open(_key_of(entry))
+                holds.told(key_of(entry))
+            case Note.END if key_of(entry) in answer:
+                holds.open(key_of(entry))
                 self._logger.info("key released", **_place(entry), replay=entry.hop.replay)
             case Note.END:
                 self._logger.warning(
@@ -264,17 +235,13 @@ class Settlement:
         if note in (Note.DYING, Note.END):
             entry.lane.let_go(entry.turn)
 
+    def forget(self, assignment: Assignment) -> None:
+        """Let go of what waits for a dropped assignment."""
+        self._barred.pop(assignment, None)
+
     def flush(self) -> None:
-        """Start the errands that the turn has gathered and those that are due again."""
-        for (assignment, note), settling in self._notes.items():
-            if not assignment.dropped:
-                errand = _Errand(note, settling, settling[0].owner, self._ledger)
-                self._pool.errand(errand, errand)
-        self._notes.clear()
-        now = self._clock.monotonic()
-        while self._again and self._again[0][0] <= now:
-            errand = heapq.heappop(self._again)[2]
-            self._pool.errand(errand, errand)
+        """Tell the ledger what the turn has gathered."""
+        self._notes.flush()
 
     def _begin(
         self, entry: Entry, assignment: Assignment, steps: deque[Step], death: Death | None
@@ -293,8 +260,12 @@ class Settlement:
             return
         step = settling.steps.popleft()
         if isinstance(step, Note):
-            self._notes.setdefault((assignment, step), []).append(settling)
+            self._notes.add(step, settling)
+        elif isinstance(step, Barrier):
+            self._barred.setdefault(assignment, []).append(settling)
         else:
+            partition = step.partition
+            settling.sent_to = None if partition is None else Partition(step.topic, partition)
             self._log.send(step, settling)
 
     def _add_status(
@@ -330,40 +301,6 @@ class Settlement:
             error=failure.message,
             **({} if until is None else {"not_before": round(until, 3)}),
         )
-
-
-def job_type_of(entry: Entry) -> str:
-    """Name an entry's job type as far as its headers tell."""
-    if entry.job is not None and entry.job.job_type is not None:
-        return entry.job.job_type
-    return "unknown"
-
-
-def _death(entry: Entry, failure: Failure, *, closes: bool) -> Death:
-    job, origin = entry.job, entry.hop.origin
-    job_id = job.job_id if job is not None else str(origin)
-    return Death(
-        identity=job.identity(job.job_type or "") if job is not None else f"job:{job_id}",
-        job_id=job_id,
-        job_type=job_type_of(entry),
-        origin=origin,
-        attempt=entry.attempt,
-        key=entry.record.key,
-        failure=failure,
-        replay=entry.hop.replay,
-        closes=closes and entry.record.key is not None,
-    )
-
-
-def _held_job(entry: Entry) -> HeldJob:
-    job, offset = entry.job, entry.hop.origin.offset
-    assert job is not None
-    return HeldJob(job.identity(job.job_type or ""), job.job_id, _key_of(entry), offset)
-
-
-def _key_of(entry: Entry) -> bytes:
-    assert entry.record.key is not None  # What has no key is never held.
-    return entry.record.key
 
 
 def _place(entry: Entry) -> dict[str, Any]:

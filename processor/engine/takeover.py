@@ -28,6 +28,7 @@ from processor.core.fence import Fence
 from processor.core.floor import Floor
 from processor.core.holds import Holds
 from processor.core.lane import Ordering
+from processor.core.letters import Letters
 from processor.core.retry import RetryPolicy
 from processor.engine.journey import copy_of, hop_of
 from processor.engine.ports import CommitRefused, Committed, Ledger, Log, Owner
@@ -35,6 +36,8 @@ from processor.errors import ProcessorError
 from processor.model import Outgoing, Partition, Record
 
 ROUNDS_MAX = 5  # Of steps 2 to 5; each further one needs a larger epoch to have turned up.
+
+LETTERS = -1  # In place of a tier's number: the dead-letter topic.
 
 _EPOCH = re.compile(r"\b(?:epoch|floor)=(\d{1,18})\b")
 
@@ -109,7 +112,8 @@ class Takeover:
             for main in partitions
         }
         every = [each for main in partitions for each in (main, *satellites[main])]
-        committed = self.log.committed(every)
+        letters = [] if self.ledger.remembers else [self._letters_of(main) for main in partitions]
+        committed = self.log.committed([*every, *letters])
         starts = self._starts(committed)
         taken = [self._assignment(main, satellites[main], committed, starts) for main in partitions]
         claiming = taken
@@ -137,6 +141,9 @@ class Takeover:
 
         Main: the epoch, and how many records were in flight. A satellite: the floor at the offset.
         """
+        letters = assignment.letters
+        if letters is not None and partition == letters.partition:
+            return Committed(letters.position, f"floor={letters.floor.at(letters.position)}")
         lane = assignment.lanes[assignment.partitions.index(partition)]
         offset = lane.watermark.committable
         if lane.tier == 0:
@@ -146,8 +153,8 @@ class Takeover:
         return Committed(offset, note)
 
     def _mark(self, assignments: Iterable[Assignment]) -> dict[Partition, int]:
-        """Append a marker to every satellite. Returns where each landed."""
-        marked = [(satellite, a.epoch) for a in assignments for satellite in a.satellites]
+        """Append a marker to all that will be scanned. Returns where each landed."""
+        marked = [(each, a.epoch) for a in assignments for each in a.positions[1:]]
         if not marked:
             return {}
         offsets = self.log.append(
@@ -172,13 +179,21 @@ class Takeover:
                 start = each.committed[satellite]
                 floor = Floor(start=start, epoch=each.floor_at(satellite, start))
                 at[satellite] = (each, tier, floor)
+                each.appended(satellite, markers[satellite])
                 if start < markers[satellite]:
                     ranges[satellite] = (start, markers[satellite])
+            if each.letters is not None:
+                each.letters = letters = each.letters.anew()
+                at[letters.partition] = (each, LETTERS, letters.floor)
+                ranges[letters.partition] = (letters.position, markers[letters.partition])
         if ranges:
             for record in self.log.scan(ranges):
                 assignment, tier, floor = at[Partition(record.topic, record.partition)]
                 epoch = _scan_one(record, assignment, tier, floor)
                 seen[assignment] = max(seen[assignment], epoch)
+        for each in assignments:
+            if each.letters is not None:
+                each.letters.closed_at(markers[each.letters.partition], epoch=each.epoch)
         return seen
 
     def _assignment(
@@ -189,7 +204,8 @@ class Takeover:
         starts: Mapping[Partition, int],
     ) -> Assignment:
         rules = self.rules[main.topic]
-        mine = (main, *satellites)
+        letters = None if self.ledger.remembers else self._letters_of(main)
+        mine = (main, *satellites) if letters is None else (main, *satellites, letters)
         return Assignment(
             partition=main,
             satellites=satellites,
@@ -201,15 +217,30 @@ class Takeover:
             floors={each: epoch_of(committed[each].metadata) for each in satellites},
             fence_ordering=rules.fence,
             fence_records_max=self.fence_records_max,
+            letters=None
+            if letters is None
+            else Letters(
+                partition=letters,
+                start=starts[letters],
+                epoch=epoch_of(committed[letters].metadata),
+                records_max=self.fence_records_max,
+            ),
         )
+
+    def _letters_of(self, main: Partition) -> Partition:
+        return Partition(self.rules[main.topic].topic.dead_letter_topic, main.number)
 
     def _starts(self, committed: Mapping[Partition, Committed]) -> dict[Partition, int]:
         """Where to read from. There is no silent reset: a lost offset is a fault or a choice."""
         starts: dict[Partition, int] = {}
         bounds = self.log.bounds(list(committed))
+        dead = {rules.topic.dead_letter_topic for rules in self.rules.values()}
         for partition, position in committed.items():
             first, end = bounds[partition]
-            if position.offset is None:
+            if partition.topic in dead:  # What has expired there is long settled.
+                known = position.offset is not None and first <= position.offset <= end
+                starts[partition] = position.offset or 0 if known else first
+            elif position.offset is None:
                 satellite = partition.topic not in self.rules
                 latest = self.start_from == "latest" and not satellite
                 starts[partition] = end if latest else first
@@ -241,6 +272,11 @@ def _scan_one(record: Record, assignment: Assignment, tier: int, floor: Floor) -
         return marker
     hop = hop_of(record)
     epoch = 0 if hop is None else hop.epoch
+    if tier == LETTERS:
+        if hop is not None and epoch >= floor.epoch and assignment.letters is not None:
+            origin = hop.origin.offset
+            assignment.letters.note(record.offset, origin=origin, replay=hop.replay)
+        return epoch
     if hop is None or epoch >= floor.epoch:
         copy = copy_of(record, hop or headers.first_hop(record))
         assignment.fence.add(assignment.fence_key(record.key), tier=tier, copy=copy)

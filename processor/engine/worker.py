@@ -11,7 +11,7 @@ callback. Lost: drop, commit nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,7 +174,8 @@ class Worker:
         self._runs.police()
         self._settlement.flush()
         self._regulate()
-        if self._clock.monotonic() >= self._commit_at:
+        waits = any(self._settlement.waits_for_commit(each) for each in self.assignments)
+        if waits or self._clock.monotonic() >= self._commit_at:
             self._commit(self.assignments)
         return moved
 
@@ -216,12 +217,11 @@ class Worker:
     def _regulate(self) -> None:
         pause, resume = [], []
         for partition, (assignment, lane) in self._lanes.items():
-            fence = assignment.fence
             if partition in assignment.paused:
-                if lane.resumable and (lane.tier > 0 or fence.resumable):
+                if lane.resumable and (lane.tier > 0 or not _crowded(assignment, full=False)):
                     assignment.paused.remove(partition)
                     resume.append(partition)
-            elif lane.full or (lane.tier == 0 and fence.full):
+            elif lane.full or (lane.tier == 0 and _crowded(assignment, full=True)):
                 assignment.paused.add(partition)
                 pause.append(partition)
         if pause:
@@ -239,7 +239,7 @@ class Worker:
         moved = {
             partition: self._takeover.position(each, partition)
             for each in assignments
-            for partition in (each.partitions if every else each.uncommitted())
+            for partition in (each.positions if every else self._uncommitted(each))
         }
         if not moved:
             return True
@@ -253,10 +253,19 @@ class Worker:
         if every:
             self._commit_all_at = self._clock.monotonic() + COMMIT_ALL_SECONDS
         for each in assignments:
-            for partition in each.partitions:
+            for partition in each.positions:
                 if partition in moved:
                     each.noted_commit(partition, moved[partition].offset or 0)
+            each.forget_letters()
+        self._settlement.committed(each for each in assignments if each.partition in moved)
         return True
+
+    def _uncommitted(self, assignment: Assignment) -> Iterable[Partition]:
+        """What has moved; main too where a job waits for a commit, whichever it is."""
+        moved = assignment.uncommitted()
+        if self._settlement.waits_for_commit(assignment):
+            moved.setdefault(assignment.partition, 0)
+        return moved
 
     # Rebalance: called from inside `poll`.
 
@@ -314,6 +323,7 @@ class Worker:
             for each in assignment.partitions:
                 del self._lanes[each]
             self._runs.cancel(assignment)
+            self._settlement.forget(assignment)
         if gone:
             self._log.unassign(gone)
 
@@ -350,3 +360,11 @@ class Worker:
             )
         starts = {p: a.committed[p] for a in taken for p in a.partitions}
         self._log.assign(starts)
+
+
+def _crowded(assignment: Assignment, *, full: bool) -> bool:
+    """Whether main must pause (`full`), or stay paused, for what waits behind it."""
+    letters = assignment.letters
+    if letters is not None and letters.full:
+        return True
+    return assignment.fence.full if full else not assignment.fence.resumable

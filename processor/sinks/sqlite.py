@@ -78,6 +78,8 @@ _INSERT_DYING = (
 class SqliteLedger:
     """The durable memory of settled jobs in one SQLite file (port: `engine.ports.Ledger`)."""
 
+    remembers = True
+
     def __init__(self, path: str | Path, *, clock: Callable[[], float] = time.time) -> None:
         self._path = str(path)
         self._clock = clock

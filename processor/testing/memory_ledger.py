@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from processor.core.holds import Closed
 from processor.engine.ports import Death, HeldJob, LedgerRow, Owner, OwnershipLost
@@ -17,6 +17,8 @@ _Place = tuple[str, str, int]  # Group, topic, partition.
 @dataclass(slots=True)
 class MemoryLedger:
     """The memory of settled jobs (port: `engine.ports.Ledger`)."""
+
+    remembers: ClassVar[bool] = True
 
     rows: dict[str, LedgerRow] = field(default_factory=dict)
     epochs: dict[_Place, int] = field(default_factory=dict)

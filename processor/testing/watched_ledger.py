@@ -31,6 +31,11 @@ class WatchedLedger:
         self.before: Callable[[Call], None] = _nothing
         self.after: Callable[[Call], None] = _nothing
 
+    @property
+    def remembers(self) -> bool:
+        """As the other ledger does."""
+        return self._ledger.remembers
+
     def raise_owner(self, owner: Owner) -> None:
         """Pass it on."""
         self._pass_on("raise_owner", lambda: self._ledger.raise_owner(owner))
