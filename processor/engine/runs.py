@@ -23,8 +23,6 @@ from processor.engine.slices import Failed, Outcome, Pool, Running, Slice, Succe
 from processor.engine.telemetry import Telemetry
 from processor.errors import JobTimeout
 
-TELLING_SECONDS = 0.01  # How often an end record looks whether the ledger has been told.
-
 
 class Runs:
     """All slices that a pool works on, of all assignments."""
@@ -134,7 +132,8 @@ class Runs:
                 entry.lane.put_back(taken[position:])
                 break
             if isinstance(verdict, EndReplay):
-                self._end_replay(entry, assignment, taken[position + 1 :], now)
+                self._settlement.end_replay(entry, assignment)
+                entry.lane.put_back(taken[position + 1 :])
                 break
             if isinstance(verdict, Park):
                 self._settlement.park(entry, assignment, verdict)
@@ -157,17 +156,6 @@ class Runs:
         assignment.running += 1
         self._pool.submit(work)
         return 1
-
-    def _end_replay(
-        self, entry: Entry, assignment: Assignment, rest: Sequence[Entry], now: float
-    ) -> None:
-        """Let a replay's end record open its key once the ledger knows of all that is held."""
-        if assignment.holds.telling(entry.record.key):
-            entry.not_before = now + TELLING_SECONDS
-            rest = [entry, *rest]
-        else:
-            self._settlement.end_replay(entry, assignment)
-        entry.lane.put_back(rest)
 
     def _judge_all(
         self, work: Slice, assignment: Assignment, outcomes: Sequence[tuple[Entry, Outcome]]

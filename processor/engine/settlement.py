@@ -70,6 +70,7 @@ class Settlement:
         self._telemetry = telemetry
         self._logger = logger
         self._notes = Notes(pool=pool, ledger=ledger, clock=clock)
+        self._ends: dict[tuple[Assignment, bytes], Entry] = {}  # End records that wait for notes.
         self._barred: dict[Assignment, list[Settling]] = {}  # They wait for a commit.
 
     def perform(self, entry: Entry, assignment: Assignment, verdict: Verdict, now: float) -> bool:
@@ -155,9 +156,17 @@ class Settlement:
         return assignment in self._barred
 
     def end_replay(self, entry: Entry, assignment: Assignment) -> None:
-        """Open the key behind a replay, if the ledger agrees. Its turn waits for the answer."""
+        """Open the key behind a replay, if the ledger agrees. Its turn waits for the answer.
+
+        What the ledger is still being told of held jobs of the key, it must know first.
+        """
         entry.lane.suspend(entry.turn)
-        self._begin(entry, assignment, deque([Note.END]), None)
+        key = key_of(entry)
+        if assignment.holds.telling(key):
+            assert (assignment, key) not in self._ends
+            self._ends[assignment, key] = entry
+        else:
+            self._begin(entry, assignment, deque([Note.END]), None)
 
     def delivered(self, deliveries: Sequence[Delivery]) -> list[Assignment]:
         """Go on after answers from the log. Returns the assignments to be given up."""
@@ -218,6 +227,8 @@ class Settlement:
                 holds.close(entry.record.key, Closed(hop.replay, hop.origin.offset))
             case Note.HELD | Note.UNHELD:
                 holds.told(key_of(entry))
+                if not holds.telling(key_of(entry)):
+                    self._begin_end(assignment, key_of(entry))
             case Note.END if key_of(entry) in answer:
                 holds.open(key_of(entry))
                 self._logger.info("key released", **_place(entry), replay=entry.hop.replay)
@@ -238,10 +249,17 @@ class Settlement:
     def forget(self, assignment: Assignment) -> None:
         """Let go of what waits for a dropped assignment."""
         self._barred.pop(assignment, None)
+        for waiting in [each for each in self._ends if each[0] is assignment]:
+            del self._ends[waiting]
 
     def flush(self) -> None:
         """Tell the ledger what the turn has gathered."""
         self._notes.flush()
+
+    def _begin_end(self, assignment: Assignment, key: bytes) -> None:
+        entry = self._ends.pop((assignment, key), None)
+        if entry is not None:
+            self._begin(entry, assignment, deque([Note.END]), None)
 
     def _begin(
         self, entry: Entry, assignment: Assignment, steps: deque[Step], death: Death | None

@@ -16,13 +16,14 @@ from processor.core.retry import RetryPolicy
 from processor.engine.context import JobContext
 from processor.engine.job import JobSpec
 from processor.engine.ports import Sink, TransactionalSink
+from processor.engine.replay import in_order, letter_of, replay_end, replayed
 from processor.engine.run import Runner
 from processor.engine.takeover import Rules, Takeover
 from processor.engine.telemetry import Telemetry
 from processor.engine.worker import Limits, Worker
 from processor.errors import ContractError
 from processor.model import Headers, Hop, JobStatus, Partition, Record
-from processor.testing import Broker, ManualClock, ManualPool, MemoryLog, WatchedLedger
+from processor.testing import Broker, ManualClock, ManualPool, MemoryLog
 
 GROUP = "g"
 MAIN = Partition("t", 0)
@@ -135,7 +136,7 @@ class Member:
 class Bench:
     """One group's broker, clock, ledger and handler. Jobs are numbered and JSON."""
 
-    ledger: WatchedLedger
+    ledger: Any  # A ledger (port), watched or not.
     sink: Sink | TransactionalSink | None
     effects: Callable[[], list[int]]  # The numbers of the jobs that took effect, in order.
     partitions: int = 1
@@ -182,6 +183,8 @@ class Bench:
         attempts_max: int = 3,
         ordering: Ordering = Ordering.PARTITION,
         fence: Ordering = Ordering.KEY,
+        hold: bool = False,
+        fence_records_max: int = 100_000,
         publish_status: bool = False,
         lane_records_max: int = 1000,
         when_offset_lost: Any = "stop",
@@ -202,6 +205,7 @@ class Bench:
                 policy=RetryPolicy(DELAYS[:tiers], attempts_max),
                 publish_status=publish_status,
                 fence=fence,
+                hold=hold,
             )
         }
         runner = Runner(
@@ -227,6 +231,7 @@ class Bench:
             rules=rules,
             lane_records_max=lane_records_max,
             start_from=start_from,
+            fence_records_max=fence_records_max,
             when_offset_lost=when_offset_lost,
         )
         telemetry = Counting()
@@ -252,6 +257,16 @@ class Bench:
         """Make a worker for one that has crashed; nothing goes wrong any more."""
         self.ledger.before = self.ledger.after = lambda _: None
         return self.member(**how)
+
+    def replay(self, number: int, *jobs: int, key: str = "k", end: bool = True) -> None:
+        """Append a replay of these jobs' letters and its end record, as an operator does."""
+        letters = in_order(each for r in self.copies(LETTERS) if (each := letter_of(r)) is not None)
+        for each in letters:
+            if json.loads(each.record.value or b"") in jobs:
+                self.broker.land(replayed(each, topic="t", replay=number))
+        if end:
+            ended = replay_end(topic="t", partition=0, key=key.encode(), replay=number)
+            self.broker.land(ended)
 
     # What can be seen from outside.
 

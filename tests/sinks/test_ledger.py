@@ -7,12 +7,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from processor.engine.ports import Death, Ledger, LedgerRow, Owner, OwnershipLost
+from processor.core.holds import Closed
+from processor.engine.ports import Death, HeldJob, Ledger, LedgerRow, Owner, OwnershipLost
 from processor.errors import PermanentError, SinkUnavailable
 from processor.model import Effect, Failure, Position
 from processor.sinks.sqlite import SqliteLedger, SqliteSink
@@ -88,6 +90,26 @@ def test_older_owner_writes_nothing(ledger: Ledger, call: Callable[[Ledger, Owne
 
     assert state_of(ledger, "job:job-1") is None
     assert state_of(ledger, "job:job-7") == ("job-7", "dying")
+
+
+def test_older_owner_neither_holds_nor_opens_anything(ledger: Ledger):
+    ledger.dying(OWNER, [closing(1)])
+    ledger.held(OWNER, [held(2)])
+    ledger.raise_owner(OWNER)
+    older = OWNER._replace(epoch=4)
+
+    for call in (
+        lambda: ledger.held(older, [held(3)]),
+        lambda: ledger.unheld(older, [2]),
+        lambda: ledger.end_replay(older, b"k", 1),
+    ):
+        with pytest.raises(OwnershipLost):
+            call()
+
+    ledger.unheld(OWNER, [3])
+    assert not ledger.end_replay(OWNER, b"k", 1)
+    ledger.unheld(OWNER, [2])
+    assert ledger.end_replay(OWNER, b"k", 1)
 
 
 @pytest.mark.parametrize(
@@ -435,3 +457,107 @@ def test_list_of_results_is_a_row_each(tmp_path: Path):
 
     assert written_in(ledger) == [1, 2]
     ledger.close()
+
+
+# Replays and held keys.
+
+
+def closing(n: int, *, replay: int = 0, key: bytes = b"k") -> Death:
+    return replace(death(n), key=key, replay=replay, closes=True)
+
+
+def held(n: int, key: bytes = b"k") -> HeldJob:
+    return HeldJob(f"job:job-{n}", f"job-{n}", key, n)
+
+
+def test_newer_replay_replaces_a_death_and_an_older_one_does_not(ledger: Ledger):
+    ledger.dying(OWNER, [replace(death(1), replay=2)])
+
+    older = ledger.record(OWNER, [replace(effect(1), replay=2)])
+    newer = ledger.record(OWNER, [replace(effect(1), replay=3)])
+
+    assert (older, newer) == (set(), {"job:job-1"})
+    assert ledger.lookup(["job:job-1"])["job:job-1"].replay == 3
+
+
+def test_effect_beats_every_replay(ledger: Ledger):
+    ledger.record(OWNER, [effect(1)])
+
+    new = ledger.record(OWNER, [replace(effect(1), replay=3)])
+    done = ledger.dying(OWNER, [replace(closing(1), replay=4)])
+
+    assert new == set()
+    assert done == {"job:job-1"}
+    assert ledger.holds(OWNER) == {}
+
+
+def test_death_closes_its_key_where_it_is_asked_to(ledger: Ledger):
+    ledger.dying(OWNER, [replace(death(1), key=b"a"), closing(2, key=b"\x00\xff")])
+
+    assert ledger.holds(OWNER) == {b"\x00\xff": Closed(replay=0, offset=2)}
+    assert ledger.holds(Owner("g", "t", 4, 5)) == {}
+
+
+def test_death_in_a_newer_replay_takes_the_place_of_the_first(ledger: Ledger):
+    ledger.dying(OWNER, [closing(1)])
+    ledger.dying(OWNER, [closing(2, replay=2)])
+
+    ledger.dying(OWNER, [closing(3, replay=1)])
+
+    assert ledger.holds(OWNER) == {b"k": Closed(replay=2, offset=2)}
+
+
+def test_replay_s_end_opens_the_key(ledger: Ledger):
+    ledger.dying(OWNER, [closing(1)])
+
+    opened = ledger.end_replay(OWNER, b"k", 1)
+    again = ledger.end_replay(OWNER, b"k", 1)
+
+    assert (opened, again) == (True, True)
+    assert ledger.holds(OWNER) == {}
+
+
+def test_held_job_keeps_its_key_closed_until_it_was_run(ledger: Ledger):
+    ledger.dying(OWNER, [closing(1)])
+    ledger.held(OWNER, [held(2), held(2), held(3)])
+
+    ledger.unheld(OWNER, [2])
+    one_left = ledger.end_replay(OWNER, b"k", 1)
+    ledger.unheld(OWNER, [3, 99])
+    none_left = ledger.end_replay(OWNER, b"k", 1)
+
+    assert (one_left, none_left) == (False, True)
+
+
+def test_held_job_of_another_key_does_not_matter(ledger: Ledger):
+    ledger.dying(OWNER, [closing(1), closing(5, key=b"other")])
+    ledger.held(OWNER, [held(6, b"other")])
+
+    assert ledger.end_replay(OWNER, b"k", 1)
+    assert list(ledger.holds(OWNER)) == [b"other"]
+
+
+def test_death_in_the_replay_that_ends_keeps_the_key_closed(ledger: Ledger):
+    ledger.dying(OWNER, [closing(1)])
+    ledger.dying(OWNER, [closing(2, replay=1)])
+
+    assert not ledger.end_replay(OWNER, b"k", 1)
+    assert ledger.end_replay(OWNER, b"k", 2)
+
+
+def test_held_job_that_dies_in_a_replay_is_held_no_more(ledger: Ledger):
+    ledger.dying(OWNER, [closing(1)])
+    ledger.held(OWNER, [held(2)])
+
+    ledger.dying(OWNER, [closing(2, replay=1)])
+
+    assert ledger.end_replay(OWNER, b"k", 2)
+
+
+def test_job_that_is_done_is_not_held(ledger: Ledger):
+    ledger.dying(OWNER, [closing(1)])
+    ledger.record(OWNER, [effect(2)])
+
+    ledger.held(OWNER, [held(2)])
+
+    assert ledger.end_replay(OWNER, b"k", 1)
