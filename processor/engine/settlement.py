@@ -70,7 +70,8 @@ class Settlement:
         self._telemetry = telemetry
         self._logger = logger
         self._notes = Notes(pool=pool, ledger=ledger, clock=clock)
-        self._ends: dict[tuple[Assignment, bytes], Entry] = {}  # End records that wait for notes.
+        # End records that wait for notes of their key.
+        self._ends: dict[tuple[Assignment, bytes], list[Entry]] = {}
         self._barred: dict[Assignment, list[Settling]] = {}  # They wait for a commit.
 
     def perform(self, entry: Entry, assignment: Assignment, verdict: Verdict, now: float) -> bool:
@@ -163,8 +164,7 @@ class Settlement:
         entry.lane.suspend(entry.turn)
         key = key_of(entry)
         if assignment.holds.telling(key):
-            assert (assignment, key) not in self._ends
-            self._ends[assignment, key] = entry
+            self._ends.setdefault((assignment, key), []).append(entry)
         else:
             self._begin(entry, assignment, deque([Note.END]), None)
 
@@ -228,7 +228,7 @@ class Settlement:
             case Note.HELD | Note.UNHELD:
                 holds.told(key_of(entry))
                 if not holds.telling(key_of(entry)):
-                    self._begin_end(assignment, key_of(entry))
+                    self._begin_ends(assignment, key_of(entry))
             case Note.END if key_of(entry) in answer:
                 holds.open(key_of(entry))
                 self._logger.info("key released", **_place(entry), replay=entry.hop.replay)
@@ -256,9 +256,8 @@ class Settlement:
         """Tell the ledger what the turn has gathered."""
         self._notes.flush()
 
-    def _begin_end(self, assignment: Assignment, key: bytes) -> None:
-        entry = self._ends.pop((assignment, key), None)
-        if entry is not None:
+    def _begin_ends(self, assignment: Assignment, key: bytes) -> None:
+        for entry in self._ends.pop((assignment, key), ()):
             self._begin(entry, assignment, deque([Note.END]), None)
 
     def _begin(
