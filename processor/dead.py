@@ -55,7 +55,8 @@ def dead_letters(settings: Settings, topic: Topic) -> Iterator[DeadLetter]:
     """Read all dead letters of a topic that are there now."""
     with TopicReader(settings.kafka) as reader:
         for record in reader.read_all(reader.partitions(topic.dead_letter_topic)):
-            yield _letter(record)
+            if headers.read_marker(record) is None:
+                yield _letter(record)
 
 
 def _letter(record: Record) -> DeadLetter:
