@@ -96,10 +96,20 @@ class RetryPolicy(_Part):
 
 
 class DeadLetterPolicy(_Part):
-    """What a job's death means for its key: `continue` with the next job, or `hold` the rest."""
+    """What a job's death means for its key: `continue` with the next job, or `hold` the rest.
+
+    Held jobs have never run: without a `retention` of its own their topic keeps them for ever.
+    """
 
     policy: Literal["continue", "hold"] = "continue"
-    retention: Duration = Field(30 * DAY, gt=0)
+    retention: Duration | None = Field(None, gt=0)
+
+    @property
+    def retention_seconds(self) -> float | None:
+        """How long a letter is kept; None: for ever."""
+        if self.retention is None:
+            return None if self.policy == "hold" else 30 * DAY
+        return self.retention
 
 
 class StatusPolicy(_Part):
@@ -230,7 +240,9 @@ class Topic(_Part):
         specs += [
             self._spec(name, brokers, self.retry_retention_seconds) for name in self.retry_topics
         ]
-        specs.append(self._spec(self.dead_letter_topic, brokers, self.dead_letter.retention))
+        specs.append(
+            self._spec(self.dead_letter_topic, brokers, self.dead_letter.retention_seconds)
+        )
         if self.status.publish:
             compact = {"cleanup.policy": "compact,delete"}
             specs.append(self._spec(self.status_topic, brokers, self.status.retention, compact))
@@ -240,7 +252,7 @@ class Topic(_Part):
         self,
         name: str,
         brokers: int,
-        retention_seconds: float,
+        retention_seconds: float | None,
         more: Mapping[str, str] | None = None,
     ) -> TopicSpec:
         replication = min(3, brokers) if self.replication is None else self.replication
@@ -250,7 +262,9 @@ class Topic(_Part):
         config = {
             "cleanup.policy": "delete",
             "max.message.bytes": str(message_bytes_max),
-            "retention.ms": str(round(retention_seconds * 1000)),
+            "retention.ms": (
+                "-1" if retention_seconds is None else str(round(retention_seconds * 1000))
+            ),
         }
         if replication >= 3:
             config["min.insync.replicas"] = "2"

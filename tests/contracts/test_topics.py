@@ -68,6 +68,14 @@ def test_one_file_stands_for_main_retry_dead_letter_and_status_topics():
     assert [spec.config["cleanup.policy"] for spec in specs] == ["delete"] * 4 + ["compact,delete"]
 
 
+def test_held_jobs_are_kept_for_ever_unless_a_retention_is_declared():
+    held = topic(dead_letter={"policy": "hold"}).all_topics(1)
+    shorter = topic(dead_letter={"policy": "hold", "retention": "1d"}).all_topics(1)
+
+    assert {spec.name: spec.config["retention.ms"] for spec in held}["copy.dlt"] == "-1"
+    assert {s.name: s.config["retention.ms"] for s in shorter}["copy.dlt"] == str(DAY_MS)
+
+
 @pytest.mark.parametrize(
     ("brokers", "replication", "in_sync"), [(1, 1, None), (2, 2, None), (3, 3, "2"), (9, 3, "2")]
 )
@@ -144,6 +152,8 @@ BASE = "name: x\njobs: [a.b]\npartitions: 3\n"
         (BASE + "retry: {delays: [1s, 1s, 1s], attempts: 2}", "leaves retry tier 2 of 3 unused"),
         (BASE + "retry: {delays: [], attempts: 2}", "needs at least one delay to wait in"),
         (BASE + f"retry: {{delays: {['1s'] * (TIERS_MAX + 1)}}}", "at most 16 items"),
+        (BASE + "ordering: none\ndead_letter: {policy: hold}", "cannot be held behind one another"),
+        (BASE + "fence: partition\ndead_letter: {policy: hold}", "would hold a whole partition"),
         (BASE + "name: y", "x.yaml:4: `name` is written twice; keep one"),
         ("name: x\npartitions: 3", "x.yaml:1: `jobs` is missing; add it"),
         ("name: x/y\njobs: [a.b]\npartitions: 3", "x.yaml:1: `name` (it is `x/y`) is no topic"),
