@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from processor.adapters.health import HealthServer
 from processor.adapters.kafka import KafkaLog
@@ -40,6 +40,9 @@ from processor.engine.worker import Limits, Worker
 from processor.errors import OutageError, UsageError
 from processor.model import JobHeaders, JobStatus
 from processor.settings import NO_LEDGER, Settings, masked
+
+if TYPE_CHECKING:
+    from processor.sinks.sqlite import SqliteLedger
 
 JOB_STATUS = "processor.JobStatus"
 LOOP_SECONDS_MAX = 60.0  # A commit may wait for its coordinator; a loop that waits longer hangs.
@@ -87,20 +90,30 @@ def load_app(target: str) -> App:
     return app
 
 
-def open_ledger(settings: Settings) -> Ledger:
-    """Open the ledger that the settings name."""
-    if settings.ledger.url == NO_LEDGER:
-        from processor.sinks.no_ledger import NoLedger
-
-        return NoLedger()
+def open_ledger(settings: Settings, *, existing: bool = False) -> SqliteLedger:
+    """Open the ledger that the settings name; `existing`: not where it would be made anew."""
     scheme, _, rest = settings.ledger.url.partition("://")
     if scheme == "sqlite":
         from processor.sinks.sqlite import SqliteLedger
 
-        return SqliteLedger(Path(rest[1:] if rest.startswith("/") else rest))
+        path = Path(rest[1:] if rest.startswith("/") else rest)
+        if existing and not path.exists():
+            raise UsageError(
+                f"there is no ledger at {path.absolute()}",
+                hint="run it in the workers' folder, or set ledger.url as they have it",
+            )
+        return SqliteLedger(path)
     raise UsageError(
         f"there is no `{scheme}` ledger yet", hint="use ledger.url = 'sqlite:///path/to/ledger.db'"
     )
+
+
+def _ledger_of(settings: Settings) -> Ledger:
+    if settings.ledger.url == NO_LEDGER:
+        from processor.sinks.no_ledger import NoLedger
+
+        return NoLedger()
+    return open_ledger(settings)
 
 
 def served_topics(app: App, topics: TopicSet, chosen: Sequence[str]) -> list[Topic]:
@@ -142,7 +155,7 @@ class Served:
         check_topics(settings, self._topics)
         self._registry = Registry(settings.registry)
         self._metrics = Metrics()
-        self._ledger = open_ledger(settings)
+        self._ledger = _ledger_of(settings)
         if not self._ledger.remembers:
             check_without_ledger(self._topics, app.jobs)
         self._worker = self._made(app.jobs, schemas)

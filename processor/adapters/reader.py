@@ -108,9 +108,17 @@ class TopicReader:
                 yield None
             yield from batch
 
-    def read_all(self, partitions: Sequence[Partition]) -> Iterator[Record]:
-        """Read everything that is there now, partition by partition mixed."""
-        bounds = self.bounds(partitions)
+    def read_all(
+        self, partitions: Sequence[Partition], *, starts: Mapping[Partition, int] | None = None
+    ) -> Iterator[Record]:
+        """Read everything that is there now, partition by partition mixed.
+
+        `starts`: from these offsets on, where they are still there.
+        """
+        bounds = {
+            each: (max(first, (starts or {}).get(each, 0)), end)
+            for each, (first, end) in self.bounds(partitions).items()
+        }
         left = {each: end for each, (first, end) in bounds.items() if first < end}
         if not left:
             return

@@ -32,7 +32,7 @@ def known_outcome(row: LedgerRow, job: JobHeaders, replay: int) -> Outcome | Non
     if row.state == "done":
         return Duplicate(row.job_id, "done", row.result, row.attempt)
     if row.job_id != job.job_id or row.replay < replay:
-        return None
+        return None  # A purge is newer than every replay.
     if row.state == "dying" and row.replay == replay:
         return Dying(row.failure or Failure("Unknown", "the failure was not kept", permanent=True))
     return Duplicate(row.job_id, "dead", None, row.attempt)

@@ -143,7 +143,7 @@ class OwnershipLost(ProcessorError):
 
 @dataclass(frozen=True, slots=True)
 class LedgerRow:
-    """What the ledger remembers of one identity. `state` is `done`, `dying` or `dead`."""
+    """What the ledger remembers of one identity. `state` is `done`, `dying`, `dead` or `purged`."""
 
     identity: str
     job_id: str

@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from processor.core.holds import Closed
+from processor.engine.operations import Action, ClosedKey, Operation, State
 from processor.engine.ports import Death, HeldJob, LedgerRow, Owner, OwnershipLost
+from processor.engine.replay import Letter
 from processor.errors import PermanentError, SinkUnavailable, UsageError
 from processor.model import Effect, Failure
-from processor.sinks import sqlite_holds
+from processor.sinks import sqlite_holds, sqlite_operations
 
 BUSY_SECONDS = 30.0
 LOOKUP_MAX = 500  # Parameters of one SELECT.
@@ -95,7 +97,7 @@ class SqliteLedger:
                 hint="name a file in a folder of your own with ledger.url",
             ) from None
         with self._transaction() as connection:
-            for statement in (_TABLES + sqlite_holds.TABLES).split(";"):
+            for statement in (_TABLES + sqlite_holds.TABLES + sqlite_operations.TABLES).split(";"):
                 connection.execute(statement)
 
     def raise_owner(self, owner: Owner) -> None:
@@ -190,6 +192,43 @@ class SqliteLedger:
                 "UPDATE processor_ledger SET state='dead' WHERE identity=? AND state='dying'",
                 [(identity,) for identity in identities],
             )
+
+    # What operators ask (engine/operations.py).
+
+    def closed_keys(self, group: str, topic: str) -> list[ClosedKey]:
+        """Read every closed key of a topic."""
+        with _faults(self._path):
+            return sqlite_operations.closed_keys(self._connection(), group, topic)
+
+    def begin(
+        self, action: Action, *, group: str, topic: str, who: str, filters: Mapping[str, str]
+    ) -> int:
+        """Add an operation to the audit trail."""
+        with self._transaction() as connection:
+            return sqlite_operations.begin(
+                connection,
+                action,
+                group=group,
+                topic=topic,
+                who=who,
+                filters=filters,
+                at=self._clock(),
+            )
+
+    def end(self, number: int, state: State, *, jobs: int, keys: int) -> None:
+        """Note how an operation ended."""
+        with self._transaction() as connection:
+            sqlite_operations.end(connection, number, state, jobs=jobs, keys=keys, at=self._clock())
+
+    def operations(self, count_max: int) -> list[Operation]:
+        """Read the audit trail, the newest first."""
+        with _faults(self._path):
+            return sqlite_operations.operations(self._connection(), count_max)
+
+    def purge(self, group: str, letters: Sequence[Letter]) -> None:
+        """Give these jobs up for good; `done` stays done."""
+        with self._transaction() as connection:
+            sqlite_operations.purge(connection, group, letters, self._clock())
 
     def close(self) -> None:
         """Close every thread's connection. Twice does no harm."""
