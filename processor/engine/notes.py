@@ -1,7 +1,8 @@
 """What the ledger is told of entries on their way to being settled, and the errands that tell it.
 
-Notes of one turn of the loop are gathered: one ledger call for all entries of an assignment that
-need the same note. An errand that met an outage is done again, whole and in its order.
+One ledger call tells it of all entries of an assignment that need the same note. While one is under
+way the next ones gather: a busy ledger is asked seldom, and then for many. An errand that met an
+outage is done again, whole and in its order.
 """
 
 from __future__ import annotations
@@ -97,23 +98,31 @@ class Notes:
         self._gathered: dict[tuple[Assignment, Note], list[Settling]] = {}
         self._again: list[tuple[float, int, Errand]] = []  # A heap: (when, order, errand).
         self._order = itertools.count()
+        self._under_way: set[tuple[Assignment, Note]] = set()
 
     def add(self, note: Note, settling: Settling) -> None:
         """Tell the ledger this, with the next `flush`."""
         self._gathered.setdefault((settling.assignment, note), []).append(settling)
 
+    def done(self, errand: Errand) -> None:
+        """Note that an errand has ended: the next of its kind may start."""
+        self._under_way.discard((errand.settling[0].assignment, errand.note))
+
     def again(self, errand: Errand) -> None:
         """Do an errand once more, later: the ledger is away."""
+        self._under_way.add((errand.settling[0].assignment, errand.note))
         at = self._clock.monotonic() + AGAIN_SECONDS
         heapq.heappush(self._again, (at, next(self._order), errand))
 
     def flush(self) -> None:
         """Start the errands that the turn has gathered and those that are due again."""
-        for (assignment, note), settling in self._gathered.items():
+        for key in [each for each in self._gathered if each not in self._under_way]:
+            settling = self._gathered.pop(key)
+            assignment, note = key
             if not assignment.dropped:
+                self._under_way.add(key)
                 errand = Errand(note, settling, settling[0].owner, self._ledger)
                 self._pool.errand(errand, errand)
-        self._gathered.clear()
         now = self._clock.monotonic()
         while self._again and self._again[0][0] <= now:
             errand = heapq.heappop(self._again)[2]

@@ -195,6 +195,7 @@ class Settlement:
 
     def noted(self, errand: Errand, answer: object) -> list[Assignment]:
         """Go on after a ledger call. Returns the assignment that turned out to be another's."""
+        self._notes.done(errand)
         alive = [each for each in errand.settling if not each.assignment.dropped]
         if not alive:
             return []
