@@ -20,7 +20,7 @@ from processor.adapters.kafka_settings import client_id, producer_settings
 from processor.contracts.topics import Topic
 from processor.dead import fetched
 from processor.dead_plan import Key, Plan, Unit
-from processor.engine.operations import Action, ClosedKey, OperatorLedger
+from processor.engine.operations import Action, ClosedKey, OperatorLedger, PurgedJob
 from processor.engine.replay import Letter, replay_end, replayed
 from processor.errors import BrokerUnavailable
 from processor.model import Outgoing
@@ -101,7 +101,7 @@ class Revival:
         if action != "purge":
             values = fetched(self._settings, letters)
         elif self._ledger is not None:
-            self._ledger.purge(self._settings.worker.group, letters)
+            self._ledger.purge(self._settings.worker.group, [_purged(each) for each in letters])
         done = progress.jobs
         for unit in units:
             if action != "purge":
@@ -149,6 +149,17 @@ class Revival:
                     f"Kafka has not acknowledged a replay within {ACKNOWLEDGED_SECONDS:.0f} s",
                     hint="what was appended will run; run the command again for the rest",
                 )
+
+
+def _purged(letter: Letter) -> PurgedJob:
+    return PurgedJob(
+        identity=letter.identity,
+        job_id=letter.job.job_id,
+        job_type=letter.job.job_type or "unknown",
+        key=letter.record.key,
+        attempt=letter.hop.attempt,
+        origin=letter.hop.origin,
+    )
 
 
 def _batches(units: Sequence[Unit]) -> Iterator[list[Unit]]:

@@ -37,6 +37,7 @@ MAY_NOT_IMPORT = {
 # Adapters and sinks see the engine only through what it asks of them.
 ENGINE_SEEN_FROM_OUTSIDE = {
     "processor.engine.context",  # What a pool hands to a handler.
+    "processor.engine.operations",  # What operators ask of a ledger.
     "processor.engine.ports",
     "processor.engine.slices",  # What a pool is given and reports back.
     "processor.engine.telemetry",

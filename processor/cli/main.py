@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "work": ("processor.cli.work", "work", "Run the handlers of an app."),
     "status": ("processor.cli.status", "status", "Tell how a job ended."),
     "lag": ("processor.cli.lag", "lag", "Show what waits, by partition."),
+    "why": ("processor.cli.why", "why", "Tell where a job is, and why it does not run."),
     "dead": ("processor.cli.dead", "dead", "Look at dead letters; replay, release, purge."),
     "config": ("processor.cli.config", "config", "Show and check the settings."),
 }

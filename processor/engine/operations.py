@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from processor.engine.ports import LedgerRow
-from processor.engine.replay import Letter
+from processor.model import Position
 
 Action = Literal["replay", "release", "purge"]
 State = Literal["begun", "ended", "broken off"]
@@ -50,6 +50,18 @@ class Operation:
     ended_at: float
 
 
+@dataclass(frozen=True, slots=True)
+class PurgedJob:
+    """A job that is given up for good."""
+
+    identity: str
+    job_id: str
+    job_type: str
+    key: bytes | None
+    attempt: int
+    origin: Position
+
+
 class OperatorLedger(Protocol):
     """The ledger as operators use it: no partition's owner, so it never writes an effect."""
 
@@ -75,7 +87,7 @@ class OperatorLedger(Protocol):
         """The audit trail, the newest first."""
         ...
 
-    def purge(self, group: str, letters: Sequence[Letter]) -> None:
+    def purge(self, group: str, jobs: Sequence[PurgedJob]) -> None:
         """Give these jobs up for good: none runs again, whoever replays it. `done` stays done."""
         ...
 

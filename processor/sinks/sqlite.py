@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from processor.core.holds import Closed
-from processor.engine.operations import Action, ClosedKey, Operation, State
+from processor.engine.operations import Action, ClosedKey, Operation, PurgedJob, State
 from processor.engine.ports import Death, HeldJob, LedgerRow, Owner, OwnershipLost
-from processor.engine.replay import Letter
 from processor.errors import PermanentError, SinkUnavailable, UsageError
 from processor.model import Effect, Failure
 from processor.sinks import sqlite_holds, sqlite_operations
@@ -225,10 +224,10 @@ class SqliteLedger:
         with _faults(self._path):
             return sqlite_operations.operations(self._connection(), count_max)
 
-    def purge(self, group: str, letters: Sequence[Letter]) -> None:
+    def purge(self, group: str, jobs: Sequence[PurgedJob]) -> None:
         """Give these jobs up for good; `done` stays done."""
         with self._transaction() as connection:
-            sqlite_operations.purge(connection, group, letters, self._clock())
+            sqlite_operations.purge(connection, group, jobs, self._clock())
 
     def close(self) -> None:
         """Close every thread's connection. Twice does no harm."""

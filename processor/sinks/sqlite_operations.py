@@ -6,8 +6,7 @@ import json
 import sqlite3
 from collections.abc import Mapping, Sequence
 
-from processor.engine.operations import PURGED_REPLAY, ClosedKey, Operation
-from processor.engine.replay import Letter
+from processor.engine.operations import PURGED_REPLAY, ClosedKey, Operation, PurgedJob
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS processor_operation (
@@ -82,22 +81,21 @@ def operations(connection: sqlite3.Connection, count_max: int) -> list[Operation
     ]
 
 
-def purge(connection: sqlite3.Connection, group: str, letters: Sequence[Letter], at: float) -> None:
+def purge(connection: sqlite3.Connection, group: str, jobs: Sequence[PurgedJob], at: float) -> None:
     """Mark jobs as given up, and forget that they are held."""
-    for letter in letters:
-        origin, key = letter.hop.origin, letter.record.key
+    for job in jobs:
         connection.execute(
             "INSERT INTO processor_ledger (identity, job_id, job_type, key, state, replay, attempt,"
             " origin_topic, origin_partition, origin_offset, epoch, result, failure, at)"
             " VALUES (?,?,?,?,'purged',?,?,?,?,?,0,NULL,NULL,?) ON CONFLICT (identity) DO UPDATE"
             " SET state='purged', replay=excluded.replay, at=excluded.at"
             " WHERE state <> 'done' AND job_id = excluded.job_id",
-            (letter.identity, letter.job.job_id, letter.job.job_type or "unknown",
-             None if key is None else key.decode(errors="replace"), PURGED_REPLAY,
-             letter.hop.attempt, *origin, at),
+            (job.identity, job.job_id, job.job_type,
+             None if job.key is None else job.key.decode(errors="replace"), PURGED_REPLAY,
+             job.attempt, *job.origin, at),
         )  # fmt: skip
         connection.execute(
             "DELETE FROM processor_held_job"
             " WHERE consumer_group=? AND topic=? AND partition=? AND origin_offset=?",
-            (group, *origin),
+            (group, *job.origin),
         )

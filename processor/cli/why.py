@@ -1,0 +1,48 @@
+"""`processor why`: where a job is, and why it does not run."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from processor.cli import output
+
+COLUMNS = ("job_id", "state", "attempts", "next_try", "why", "source")
+
+
+@click.command()
+@click.argument("key_or_job_id", metavar="KEY|JOB_ID")
+@click.option("--topic", "topic_name", help="The main topic; default: all declared ones.")
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="At most.")
+@output.json_option
+def why(key_or_job_id: str, topic_name: str | None, limit: int, as_json: bool) -> None:
+    """Tell where a job, or each job of a key, is and why it does not run. Exit 3: nothing is known.
+
+    \b
+      processor why customer-17 --topic orders
+      processor why 01927f0e-8a5c-7cc3-9d5a-1f7f0f4c2b11
+    """
+    from itertools import islice
+
+    from processor.cli.dead import ledger_of
+    from processor.cli.declared import declared_topics
+    from processor.settings import load_settings
+    from processor.why import Waiting
+
+    settings = load_settings()
+    ledger = ledger_of(settings)
+    topics = declared_topics(settings, (topic_name,) if topic_name else ())
+    found = []
+    for topic in topics:
+        waiting = Waiting(settings, topic, ledger)
+        found += list(islice(waiting.facts(key_or_job_id), limit))
+        if not found and (ended := waiting.ended(key_or_job_id)) is not None:
+            found.append(ended)
+    if not found:
+        output.say(
+            f"nothing is known of `{key_or_job_id}`: no job with this key or id waits, is dead, or"
+            " has an outcome that is kept"
+        )
+        sys.exit(3)
+    output.emit((fact.row() for fact in found[:limit]), COLUMNS, as_json=as_json)
