@@ -32,13 +32,15 @@ from processor.contracts.topics import Topic, TopicSet
 from processor.core.lane import Entry, Ordering
 from processor.core.retry import RetryPolicy
 from processor.engine.job import JobSpec
-from processor.engine.ports import Ledger, TransactionalSink
+from processor.engine.outcomes import away
+from processor.engine.ports import Ledger, Owner, TransactionalSink
 from processor.engine.run import Runner
 from processor.engine.takeover import Rules, Takeover
 from processor.engine.telemetry import Check, Health
+from processor.engine.watch import Stall
 from processor.engine.worker import Limits, Worker
 from processor.errors import OutageError, UsageError
-from processor.model import JobHeaders, JobStatus
+from processor.model import JobHeaders, JobStatus, Partition
 from processor.settings import NO_LEDGER, Settings, masked
 
 if TYPE_CHECKING:
@@ -205,6 +207,7 @@ class Served:
                 commit_interval_seconds=settings.commit_interval_seconds,
                 drain_seconds=settings.drain_seconds,
                 timeout_grace_seconds=settings.timeout_grace_seconds,
+                stall_seconds=settings.stall_seconds,
             ),
             worker_id=self._worker_id,
         )
@@ -265,7 +268,9 @@ class Served:
         idle = time.monotonic() - self._worker.turned_at
         detail = f"{owned} partitions, turned {idle:.1f} s ago"
         loop = Check("loop", idle < LOOP_SECONDS_MAX, detail)
-        return Health(checks=(loop,), ready=self._worker.joined)
+        stalls = [stall_check(each) for each in self._worker.watch.stalls]
+        ready = self._worker.joined and not self._worker.stopping
+        return Health((loop, *stalls), ready=ready and not self._worker.outages.any_lately)
 
     def _bind_log(self, entry: Entry, job: JobHeaders, attempt: int) -> Any:
         record = entry.record
@@ -278,8 +283,17 @@ class Served:
             attempt=attempt,
         )
 
-    def _on_outage(self, outage: OutageError) -> None:
+    def _on_outage(self, outage: OutageError, owner: Owner) -> None:
+        self._worker.outages.heard(away(outage), Partition(owner.topic, owner.partition))
         self._logger.warning("waiting for the sink", why=outage.message)
+
+
+def stall_check(stall: Stall) -> Check:
+    """Tell a probe of a partition without progress. An outage is no reason to restart."""
+    detail = f"no record settled for {stall.seconds:.0f} s: {stall.why}"
+    if stall.away is not None:
+        detail += f"; the {stall.away} is away"
+    return Check(str(stall.partition), stall.away is not None, detail)
 
 
 def rules_of(topic: Topic) -> Rules:

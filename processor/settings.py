@@ -146,6 +146,7 @@ class WorkerSettings(Section):
     shutdown_seconds: Seconds = Field(30.0, gt=0)  # after this a stopping worker leaves regardless
     timeout_seconds: Seconds = Field(300.0, gt=0)  # a job without its own timeout
     timeout_grace_seconds: Seconds = Field(5.0, ge=0)  # between telling a job and abandoning it
+    stall_seconds: Seconds = Field(600.0, gt=0)  # work and no progress: the health check fails
     start_from: Literal["earliest", "latest"] = "earliest"  # no committed offset yet
     when_offset_lost: Literal["stop", "earliest"] = "stop"  # committed offset fell off the log
     metrics_port: int | None = Field(None, ge=0, le=65535)  # /metrics and /healthz; 0: any free

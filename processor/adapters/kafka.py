@@ -156,13 +156,15 @@ class KafkaLog:
             found[partition] = Committed(offset, answer.metadata or "")
         return found
 
-    def bounds(self, partitions: Sequence[Partition]) -> dict[Partition, tuple[int, int]]:
+    def bounds(
+        self, partitions: Sequence[Partition], timeout_seconds: float = CALL_SECONDS
+    ) -> dict[Partition, tuple[int, int]]:
         """Ask each partition's leader."""
         found = {}
         for topic, number in partitions:
             try:
                 answer = self._consumer.get_watermark_offsets(
-                    TopicPartition(topic, number), timeout=CALL_SECONDS
+                    TopicPartition(topic, number), timeout=timeout_seconds
                 )
             except KafkaException as fault:
                 what = f"bounds of {topic}[{number}]"
@@ -170,7 +172,7 @@ class KafkaLog:
             if answer is None:
                 raise BrokerUnavailable(
                     f"Kafka at {servers_of(self._settings)} did not tell the bounds of "
-                    f"{topic}[{number}] within {CALL_SECONDS:.0f} s"
+                    f"{topic}[{number}] within {timeout_seconds:.0f} s"
                 )
             found[Partition(topic, number)] = (answer[0], answer[1])
         return found

@@ -108,6 +108,11 @@ class Assignment:
         """Entries taken from their lanes and not settled."""
         return sum(lane.watermark.unsettled - lane.waiting for lane in self.lanes)
 
+    @property
+    def settled_records(self) -> int:
+        """Records of it that have been settled so far, markers and void copies included."""
+        return sum(lane.watermark.settled_records for lane in self.lanes)
+
     def next_copy(self) -> str:
         """Name a new copy: unique in the partition, since its epoch is."""
         self._copies += 1

@@ -21,13 +21,14 @@ class Watermark:
     42
     """
 
-    __slots__ = ("_begun", "_next", "_settled")
+    __slots__ = ("_begun", "_next", "_settled", "settled_records")
 
     def __init__(self, *, start: int) -> None:
         assert start >= 0
         self._next = start  # One past the last record begun.
         self._begun: deque[int] = deque()  # In offset order; the head is always unsettled.
         self._settled: set[int] = set()  # Settled, but behind an unsettled one.
+        self.settled_records = 0  # In all.
 
     @property
     def committable(self) -> int:
@@ -57,8 +58,10 @@ class Watermark:
         if offset != begun[0]:
             assert offset < self._next and offset not in self._settled
             self._settled.add(offset)
+            self.settled_records += 1
             return
         begun.popleft()
+        self.settled_records += 1
         settled = self._settled
         while begun and begun[0] in settled:
             settled.remove(begun.popleft())

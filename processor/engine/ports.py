@@ -77,8 +77,13 @@ class Log(Protocol):
         """What the group has committed of each partition."""
         ...
 
-    def bounds(self, partitions: Sequence[Partition]) -> dict[Partition, tuple[int, int]]:
-        """For each: the first offset that can still be read, and the end."""
+    def bounds(
+        self, partitions: Sequence[Partition], timeout_seconds: float = 15.0
+    ) -> dict[Partition, tuple[int, int]]:
+        """For each: the first offset that can still be read, and the end.
+
+        Raises BrokerUnavailable: one of them was not told in time.
+        """
         ...
 
     def assign(self, starts: Mapping[Partition, int]) -> None:

@@ -20,7 +20,14 @@ from processor.core.lane import Entry
 from processor.engine.context import JobCancelled, JobContext
 from processor.engine.job import JobSpec
 from processor.engine.outcomes import away, failure_of, key_text, known_outcome, written_outcome
-from processor.engine.ports import Clock, Ledger, LedgerRow, OwnershipLost, TransactionalSink
+from processor.engine.ports import (
+    Clock,
+    Ledger,
+    LedgerRow,
+    Owner,
+    OwnershipLost,
+    TransactionalSink,
+)
 from processor.engine.slices import (
     Duplicate,
     Failed,
@@ -87,7 +94,7 @@ class Runner:
         timeout_seconds: float,
         await_result: Callable[[Coroutine[Any, Any, Any], JobContext], Any],
         bind_log: Callable[[Entry, JobHeaders, int], Any],
-        on_outage: Callable[[OutageError], None],
+        on_outage: Callable[[OutageError, Owner], None],
         claim_bytes_max: int = 64 * 1024 * 1024,
         wait: Callable[[threading.Event, float], bool] = threading.Event.wait,
     ) -> None:
@@ -278,7 +285,7 @@ class Runner:
             try:
                 progress.outcomes += self._write(progress.work, unwritten)
             except OutageError as outage:
-                self._on_outage(outage)
+                self._on_outage(outage, progress.work.owner)
                 if self._wait(progress.work.stop, OUTAGE_RETRY_SECONDS):
                     return False
                 progress.unwritten = unwritten

@@ -7,7 +7,7 @@ when it is taken until its slice has ended, was given up, or could not start.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from processor.core.assignment import Assignment
@@ -55,6 +55,11 @@ class Runs:
     def any(self) -> bool:
         """Whether a slice is with the pool."""
         return bool(self._slices)
+
+    @property
+    def slices(self) -> Collection[Slice]:
+        """What the pool works on now."""
+        return self._slices
 
     def admit(self, assignments: Iterable[Assignment]) -> bool:
         """Start what may run. Returns whether the pool was used up."""

@@ -36,6 +36,7 @@ from processor.engine.notes import (
     job_type_of,
     key_of,
 )
+from processor.engine.outages import Outages
 from processor.engine.ports import Clock, Death, Delivery, Ledger, Log, Owner, OwnershipLost
 from processor.engine.slices import Duplicate, Pool
 from processor.engine.takeover import Rules
@@ -60,6 +61,7 @@ class Settlement:
         worker_id: str,
         telemetry: Telemetry,
         logger: Any,
+        outages: Outages,
     ) -> None:
         self._log = log
         self._ledger = ledger
@@ -69,6 +71,7 @@ class Settlement:
         self._worker_id = worker_id
         self._telemetry = telemetry
         self._logger = logger
+        self._outages = outages
         self._notes = Notes(pool=pool, ledger=ledger, clock=clock)
         # End records that wait for notes of their key.
         self._ends: dict[tuple[Assignment, bytes], list[Entry]] = {}
@@ -81,7 +84,7 @@ class Settlement:
         match verdict:
             case Wait(until, what, message):
                 entry.not_before = until
-                self._trouble(what, message)
+                self._trouble(what, message, assignment)
                 return True
             case WaitInPlace(until, failure):
                 entry.not_before = until
@@ -179,7 +182,7 @@ class Settlement:
                 self._landed(settling, delivery.offset)
                 self._advance(settling)
             elif settling.assignment not in failed:
-                self._trouble("broker", delivery.error)
+                self._trouble("broker", delivery.error, settling.assignment)
                 failed.append(settling.assignment)
         return failed
 
@@ -202,7 +205,7 @@ class Settlement:
         if isinstance(answer, OwnershipLost):
             return [alive[0].assignment]
         if isinstance(answer, OutageError):
-            self._trouble("sink", answer.message)
+            self._trouble("sink", answer.message, alive[0].assignment)
             self._notes.again(errand)
             return []
         if isinstance(answer, BaseException):
@@ -301,8 +304,8 @@ class Settlement:
             value = self._encode_status(topic, status)
             steps.append(Outgoing(topic, None, status.job_id.encode(), value, []))
 
-    def _trouble(self, what: Outage, message: str) -> None:
-        self._telemetry.outage(what)
+    def _trouble(self, what: Outage, message: str, assignment: Assignment) -> None:
+        self._outages.heard(what, assignment.partition)
         self._logger.warning("waiting for something that is away", what=what, why=message)
 
     def _tell_failure(

@@ -19,12 +19,15 @@ from processor.core.assignment import Assignment
 from processor.core.lane import Lane
 from processor.engine import journey
 from processor.engine.journey import Usurped
+from processor.engine.outages import Outages
+from processor.engine.outcomes import away
 from processor.engine.ports import Clock, CommitRefused, Ledger, Log, OwnershipLost
 from processor.engine.runs import Runs
 from processor.engine.settlement import Settlement
 from processor.engine.slices import Pool
 from processor.engine.takeover import Rules, Takeover
 from processor.engine.telemetry import Telemetry
+from processor.engine.watch import Watch
 from processor.errors import OutageError
 from processor.model import JobStatus, Partition
 
@@ -43,6 +46,7 @@ class Limits:
     drain_seconds: float = 20.0
     timeout_grace_seconds: float = 5.0
     takeover_again_seconds: float = 1.0
+    stall_seconds: float = 600.0
 
 
 class Worker:
@@ -75,6 +79,7 @@ class Worker:
         self._telemetry = telemetry
         self._logger = logger
         self._limits = limits
+        self.outages = Outages(clock, telemetry)
         self._settlement = Settlement(
             log=log,
             pool=pool,
@@ -86,6 +91,7 @@ class Worker:
             worker_id=worker_id,
             telemetry=telemetry,
             logger=logger,
+            outages=self.outages,
         )
         self._runs = Runs(
             pool=pool,
@@ -96,6 +102,17 @@ class Worker:
             telemetry=telemetry,
             logger=logger,
             slice_records_max=limits.slice_records_max,
+            timeout_grace_seconds=limits.timeout_grace_seconds,
+        )
+        self.watch = Watch(
+            log=log,
+            pool=pool,
+            rules=rules,
+            outages=self.outages,
+            clock=clock,
+            telemetry=telemetry,
+            logger=logger,
+            stall_seconds=limits.stall_seconds,
             timeout_grace_seconds=limits.timeout_grace_seconds,
         )
         self._assignments: dict[Partition, Assignment] = {}
@@ -164,6 +181,7 @@ class Worker:
         for topic, count in Counter(record.topic for record in records).items():
             self._telemetry.consumed(topic, count)
         moved = self._turn()
+        self.watch.look(self.assignments, self._untaken, self._runs.slices)
         self._quiet_turns = 0 if records or moved else self._quiet_turns + 1
 
     def _turn(self) -> bool:
@@ -247,6 +265,8 @@ class Worker:
             self._log.commit(moved)
         except (CommitRefused, OutageError) as fault:
             self._telemetry.committed("refused" if isinstance(fault, CommitRefused) else "failed")
+            if isinstance(fault, OutageError):
+                self.outages.heard("broker")
             self._logger.warning("commit not accepted; it will be repeated", why=fault.message)
             return False
         self._telemetry.committed("done")
@@ -349,6 +369,8 @@ class Worker:
             self._logger.warning("takeover refused; it will be repeated", why=fault.message)
             for partition in due:
                 self._untaken[partition] = now + self._limits.takeover_again_seconds
+                if isinstance(fault, OutageError):
+                    self.outages.heard(away(fault), partition)
             return
         for assignment in taken:
             del self._untaken[assignment.partition]

@@ -34,9 +34,10 @@ def _nothing(_: Any) -> None:
 class MemoryLog:
     """A group member (port: `engine.ports.Log`).
 
-    `fate` decides of each append; while `answers_held`, `deliveries` gives none. `before_commit`
-    and `after_commit` are told of each commit: what they raise, the engine is given. `idle` is
-    told how long a `poll` that found nothing would have waited: a simulator lets time pass there.
+    `fate` decides of each append; while `answers_held`, `deliveries` gives none; while `silent`,
+    `bounds` is not answered. `before_commit` and `after_commit` are told of each commit: what they
+    raise, the engine is given. `idle` is told how long a `poll` that found nothing would have
+    waited: a simulator lets time pass there.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class MemoryLog:
         self.paused: set[Partition] = set()
         self.fate: Callable[[Outgoing], Fate] = _lands
         self.answers_held = False
+        self.silent = False
         self.before_commit: Callable[[Positions], None] = _nothing
         self.after_commit: Callable[[Positions], None] = _nothing
 
@@ -91,8 +93,12 @@ class MemoryLog:
         """What the group has committed of each partition."""
         return {each: self._group.committed.get(each, Committed(None, "")) for each in partitions}
 
-    def bounds(self, partitions: Sequence[Partition]) -> dict[Partition, tuple[int, int]]:
+    def bounds(
+        self, partitions: Sequence[Partition], timeout_seconds: float = 0.0
+    ) -> dict[Partition, tuple[int, int]]:
         """For each: the first offset that can still be read, and the end."""
+        if self.silent:
+            raise BrokerUnavailable(f"the broker did not answer within {timeout_seconds:.0f} s")
         return {each: self._broker.bounds(each) for each in partitions}
 
     def assign(self, starts: Mapping[Partition, int]) -> None:

@@ -70,6 +70,7 @@ class Counting(Telemetry):
     def __init__(self) -> None:
         self.outcomes: Counter[str] = Counter()
         self.commits: Counter[str] = Counter()
+        self.stalled: dict[str, float] = {}
         self.on_revoke: Callable[[], object] = lambda: None
 
     def rebalanced(self, change: str) -> None:
@@ -81,6 +82,9 @@ class Counting(Telemetry):
 
     def committed(self, result: str, count: int = 1) -> None:
         self.commits[result] += count
+
+    def partition_stalled(self, topic: str, seconds: float) -> None:
+        self.stalled[topic] = seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +222,7 @@ class Bench:
             timeout_seconds=timeout_seconds,
             await_result=lambda coroutine, _: coroutine,
             bind_log=lambda entry, job, attempt: self.logger,
-            on_outage=lambda outage: None,
+            on_outage=lambda outage, owner: None,
             wait=self.clock.wait,
         )
         pool: Any = ManualPool(runner.run, clock=self.clock, slots=slots)

@@ -225,7 +225,7 @@ class World:
             timeout_seconds=1e9,
             await_result=lambda coroutine, _: coroutine,
             bind_log=lambda *_: Silent(),
-            on_outage=lambda _: None,
+            on_outage=lambda outage, owner: None,
             wait=self.clock.wait,
         )
         pool = ManualPool(runner.run, clock=self.clock, slots=self.random.randint(1, 3))
