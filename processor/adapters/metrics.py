@@ -45,7 +45,7 @@ RECORDS_CONSUMED = Definition(
 JOBS_SETTLED = Definition(
     "processor_jobs_settled_total",
     "counter",
-    "Records that reached a final or parked state: done, retried, held, dead, repeated or void.",
+    "Records that reached a final or parked state: done, retried, parked, held, dead or repeated.",
     ("topic", "job_type", "outcome"),
 )
 ATTEMPTS_FAILED = Definition(
@@ -64,7 +64,7 @@ JOB_SECONDS = Definition(
 JOB_WAIT_SECONDS = Definition(
     "processor_job_wait_seconds",
     "histogram",
-    "How long a record waited between being due and being started.",
+    "How long the first record of a slice waited between being due and being started.",
     ("topic",),
     _WAIT_BUCKETS,
 )
@@ -72,13 +72,43 @@ IN_FLIGHT = Definition(
     "processor_in_flight", "gauge", "Jobs that are with a handler now.", ("topic",)
 )
 LANE_RECORDS = Definition(
-    "processor_lane_records", "gauge", "Records in lanes now, running ones included.", ("topic",)
+    "processor_lane_records",
+    "gauge",
+    "Records in lanes now, running ones included; tiers count under their own topics.",
+    ("topic",),
 )
 PARTITIONS_OWNED = Definition(
     "processor_partitions_owned", "gauge", "Partitions this worker owns now.", ("topic",)
 )
 PARTITIONS_PAUSED = Definition(
-    "processor_partitions_paused", "gauge", "Partitions that are paused now.", ("topic",)
+    "processor_partitions_paused",
+    "gauge",
+    "Partitions that are paused now since they are full; tiers count under their own topics.",
+    ("topic",),
+)
+PARKED_RECORDS = Definition(
+    "processor_parked_records",
+    "gauge",
+    "Records with a key that wait in the topic's retry tiers now, fetched or not.",
+    ("topic",),
+)
+PARKED_KEYS = Definition(
+    "processor_parked_keys",
+    "gauge",
+    "Keys with records in the topic's retry tiers now: their later jobs wait behind these.",
+    ("topic",),
+)
+PARKED_OLDEST_SECONDS = Definition(
+    "processor_parked_oldest_seconds",
+    "gauge",
+    "How long ago the oldest job in the topic's retry tiers came to the topic; 0 when none is.",
+    ("topic",),
+)
+HELD_KEYS = Definition(
+    "processor_held_keys",
+    "gauge",
+    "Keys that are closed since a job of theirs died (dead-letter policy `hold`).",
+    ("topic",),
 )
 PARTITION_STALLED_SECONDS = Definition(
     "processor_partition_stalled_seconds",
@@ -95,7 +125,7 @@ COMMITS = Definition(
 COMMIT_AGE_SECONDS = Definition(
     "processor_commit_age_seconds",
     "gauge",
-    "How long the oldest settled but uncommitted record has waited; 0 when there is none.",
+    "How long the oldest settled but uncommitted record has waited, to a second; 0: there is none.",
 )
 REBALANCES = Definition(
     "processor_rebalances_total",
@@ -113,13 +143,13 @@ DRAIN_SECONDS = Definition(
 OUTAGE_PAUSES = Definition(
     "processor_outage_pauses_total",
     "counter",
-    "Pauses of intake because the broker, registry, store or sink was away.",
+    "How often the broker, registry, store or sink was found away, and what needed it waited.",
     ("what",),
 )
 PRODUCE_ERRORS = Definition(
     "processor_produce_errors_total",
     "counter",
-    "Records of our own that were not acknowledged at the first try.",
+    "Appends that failed: their partition was given up and taken again.",
     ("topic",),
 )
 LATE_RESULTS = Definition(
@@ -140,6 +170,10 @@ CATALOGUE: Final = (
     LANE_RECORDS,
     PARTITIONS_OWNED,
     PARTITIONS_PAUSED,
+    PARKED_RECORDS,
+    PARKED_KEYS,
+    PARKED_OLDEST_SECONDS,
+    HELD_KEYS,
     PARTITION_STALLED_SECONDS,
     COMMITS,
     COMMIT_AGE_SECONDS,
@@ -184,6 +218,10 @@ class Metrics(Telemetry):
         self._lane_records = self._made(Gauge, LANE_RECORDS)
         self._partitions_owned = self._made(Gauge, PARTITIONS_OWNED)
         self._partitions_paused = self._made(Gauge, PARTITIONS_PAUSED)
+        self._parked_records = self._made(Gauge, PARKED_RECORDS)
+        self._parked_keys = self._made(Gauge, PARKED_KEYS)
+        self._parked_oldest_seconds = self._made(Gauge, PARKED_OLDEST_SECONDS)
+        self._held_keys = self._made(Gauge, HELD_KEYS)
         self._stalled_seconds = self._made(Gauge, PARTITION_STALLED_SECONDS)
         self._commits = self._made(Counter, COMMITS)
         self._commit_age_seconds = self._made(Gauge, COMMIT_AGE_SECONDS)
@@ -212,11 +250,9 @@ class Metrics(Telemetry):
         for one in seconds:
             histogram.observe(one)
 
-    def waited(self, topic: str, seconds: Iterable[float]) -> None:
-        """Observe each record's waiting time."""
-        histogram = self._wait_seconds.labels(topic)
-        for one in seconds:
-            histogram.observe(one)
+    def waited(self, topic: str, seconds: float) -> None:
+        """Observe a slice's waiting time."""
+        self._wait_seconds.labels(topic).observe(max(0.0, seconds))  # Clocks differ.
 
     def in_flight(self, topic: str, count: int) -> None:
         """Show the jobs that run."""
@@ -233,6 +269,16 @@ class Metrics(Telemetry):
     def partitions_paused(self, topic: str, count: int) -> None:
         """Show the partitions paused."""
         self._partitions_paused.labels(topic).set(count)
+
+    def parked(self, topic: str, *, records: int, keys: int, oldest_seconds: float) -> None:
+        """Show what waits in the tiers."""
+        self._parked_records.labels(topic).set(records)
+        self._parked_keys.labels(topic).set(keys)
+        self._parked_oldest_seconds.labels(topic).set(oldest_seconds)
+
+    def held_keys(self, topic: str, count: int) -> None:
+        """Show the closed keys."""
+        self._held_keys.labels(topic).set(count)
 
     def partition_stalled(self, topic: str, seconds: float) -> None:
         """Show the longest stall."""
@@ -255,11 +301,11 @@ class Metrics(Telemetry):
         self._drain_seconds.observe(seconds)
 
     def outage(self, what: Outage) -> None:
-        """Count a pause."""
+        """Count an outage each time it is found."""
         self._outages.labels(what).inc()
 
     def produce_failed(self, topic: str, count: int = 1) -> None:
-        """Count sends that were not acknowledged at the first try."""
+        """Count appends that failed."""
         self._produce_errors.labels(topic).inc(count)
 
     def late_results(self, topic: str, count: int = 1) -> None:

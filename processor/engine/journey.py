@@ -121,7 +121,9 @@ def _arrive_copy(lane: Lane, record: Record, assignment: Assignment) -> Entry | 
     # A stranger's record has no way so far: no owner wrote it, so none can have lost it.
     entry = lane.arrive(record, hop or headers.first_hop(record))
     key = assignment.fence_key(record.key)
-    assignment.fence.add(key, tier=lane.tier, copy=copy_of(record, entry.hop))
+    assignment.fence.add(
+        key, tier=lane.tier, copy=copy_of(record, entry.hop), since_ms=entry.hop.origin_timestamp_ms
+    )
     return entry
 
 

@@ -93,6 +93,7 @@ class Runs:
                 self._slices.remove(work)
                 assignment.running -= 1
             if assignment.dropped or assignment in lost:
+                self._telemetry.late_results(assignment.partition.topic, len(report.outcomes))
                 continue
             if report.lost:
                 lost.append(assignment)
@@ -156,6 +157,8 @@ class Runs:
         if not runs:
             taken[0].lane.release(taken[0].turn)
             return 0
+        due = max(runs[0].not_before, runs[0].record.timestamp_ms / 1000)
+        self._telemetry.waited(assignment.partition.topic, now - due)
         work = Slice(self._owner(assignment), runs, assignment)
         self._slices.add(work)
         assignment.running += 1

@@ -278,6 +278,7 @@ def _scan_one(record: Record, assignment: Assignment, tier: int, floor: Floor) -
             assignment.letters.note(record.offset, origin=origin, replay=hop.replay)
         return epoch
     if hop is None or epoch >= floor.epoch:
-        copy = copy_of(record, hop or headers.first_hop(record))
-        assignment.fence.add(assignment.fence_key(record.key), tier=tier, copy=copy)
+        way = hop or headers.first_hop(record)
+        key, since_ms = assignment.fence_key(record.key), way.origin_timestamp_ms
+        assignment.fence.add(key, tier=tier, copy=copy_of(record, way), since_ms=since_ms)
     return epoch

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-Outcome = Literal["done", "retried", "parked", "held", "dead", "repeated", "void"]
+Outcome = Literal["done", "retried", "parked", "held", "dead", "repeated"]
 Change = Literal["assigned", "revoked", "lost"]
 CommitResult = Literal["done", "refused", "failed"]
 Outage = Literal["broker", "registry", "store", "sink"]
@@ -31,20 +31,29 @@ class Telemetry:
     def ran(self, topic: str, job_type: str, seconds: Iterable[float]) -> None:
         """Handlers ran for so long, one number for each attempt."""
 
-    def waited(self, topic: str, seconds: Iterable[float]) -> None:
-        """Records waited so long between being due and being started."""
+    def waited(self, topic: str, seconds: float) -> None:
+        """The first record of a slice waited so long between being due and being started."""
 
     def in_flight(self, topic: str, count: int) -> None:
-        """So many jobs of the topic are with a handler now."""
+        """So many jobs of the main topic are with a handler now."""
 
     def lane_records(self, topic: str, count: int) -> None:
-        """So many records of the topic are in lanes now, running ones included."""
+        """So many records of this main topic or tier are in lanes now, running ones included."""
 
     def partitions_owned(self, topic: str, count: int) -> None:
-        """So many partitions of the topic are ours now."""
+        """So many partitions of the main topic are ours now."""
 
     def partitions_paused(self, topic: str, count: int) -> None:
-        """So many partitions of the topic are paused now."""
+        """So many partitions of this main topic or tier are paused now."""
+
+    def parked(self, topic: str, *, records: int, keys: int, oldest_seconds: float) -> None:
+        """So many copies, of so many keys, wait in the main topic's tiers, fetched or not.
+
+        `oldest_seconds`: how long ago the oldest of their jobs came to the main topic; 0: none.
+        """
+
+    def held_keys(self, topic: str, count: int) -> None:
+        """So many keys of the main topic are closed since a job of theirs died."""
 
     def partition_stalled(self, topic: str, seconds: float) -> None:
         """The topic's slowest partition has had work and made no progress for so long; 0: none."""
@@ -53,7 +62,7 @@ class Telemetry:
         """The group's coordinator answered a commit, or did not."""
 
     def commit_age(self, seconds: float) -> None:
-        """The oldest settled record that is not committed yet has waited so long; 0: none."""
+        """The oldest settled record that is not committed yet has waited about so long; 0: none."""
 
     def rebalanced(self, change: Change) -> None:
         """Partitions came or went."""
@@ -62,13 +71,13 @@ class Telemetry:
         """A revoke or a stop waited so long for running jobs."""
 
     def outage(self, what: Outage) -> None:
-        """Intake paused because something the engine needs is away."""
+        """Something the engine needs was found away: what needs it waits."""
 
     def produce_failed(self, topic: str, count: int = 1) -> None:
-        """A retry record, dead letter or status record was not acknowledged and is sent again."""
+        """An append failed: the partition is given up and taken again."""
 
     def late_results(self, topic: str, count: int = 1) -> None:
-        """Results of an assignment that has ended were dropped."""
+        """Results came after their assignment had ended, and were dropped."""
 
 
 @dataclass(frozen=True, slots=True)

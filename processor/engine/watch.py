@@ -17,6 +17,7 @@ from typing import Any
 
 from processor.core.assignment import Assignment
 from processor.core.progress import Cause, Held, Progress, held_up
+from processor.engine.gauges import Gauges
 from processor.engine.outages import Outages
 from processor.engine.ports import Clock, Log
 from processor.engine.slices import Pool, Slice
@@ -99,6 +100,7 @@ class Watch:
         self._timeout_grace_seconds = timeout_grace_seconds
         self._owned: dict[Partition, _Owned] = {}
         self._tails: dict[Partition, _Tail] = {}
+        self._gauges = Gauges(rules=rules, clock=clock, telemetry=telemetry)
         self._look_at = 0.0
         self.stalls: tuple[Stall, ...] = ()  # Replaced whole: other threads read it.
 
@@ -136,6 +138,7 @@ class Watch:
             settled = 0 if assignment is None else assignment.settled_records
             owned.progress.look(now, settled=settled, held=held)
         self._tell(slices, now)
+        self._gauges.look(assignments, slices)
 
     def _forget(
         self, now: float, ours: Mapping[Partition, Assignment], untaken: Collection[Partition]

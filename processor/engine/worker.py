@@ -210,6 +210,7 @@ class Worker:
     def _collect(self) -> bool:
         deliveries = self._log.deliveries()
         for assignment in self._settlement.delivered(deliveries):
+            self._telemetry.produce_failed(assignment.partition.topic)
             self._give_up(assignment, "an append failed")
         errands = self._pool.errands_done()
         for errand, answer in errands:
