@@ -14,6 +14,9 @@ PIP := PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
 TESTS ?=
 SEED ?= 0
 N ?= 20000
+SHORT ?=
+JOBS ?=
+PROTOCOLS ?=
 DEMO_ARGS ?=
 
 # A Python that was upgraded away leaves a dangling link, and an environment that cannot be mended.
@@ -34,6 +37,11 @@ test: $(VENV)/.dev ## Run the tests, on real servers (TESTS=tests/core for some)
 .PHONY: simulate
 simulate: $(VENV)/.dev ## Run the engine in N seeded worlds full of faults, from SEED on
 	@$(BIN)/python -m tests.simulation --seeds $(SEED):$$(( $(SEED) + $(N) ))
+
+.PHONY: chaos
+chaos: $(VENV)/.dev ## Kill and stop workers and brokers under load (SHORT=1 SEED= JOBS= PROTOCOLS=)
+	@SHORT=$(SHORT) $(BIN)/python -m tests.chaos $(if $(filter-out 0,$(SEED)),--seed $(SEED)) \
+	  $(if $(JOBS),--jobs $(JOBS)) $(if $(PROTOCOLS),--protocols $(PROTOCOLS))
 
 .PHONY: check
 check: lint ## Run the linters, the type checker and the tests: what CI runs
