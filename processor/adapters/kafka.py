@@ -33,7 +33,7 @@ from processor.errors import BrokerUnavailable, ProcessorError, UsageError
 from processor.model import Outgoing, Partition, Record
 
 CALL_SECONDS = 15.0
-SCAN_RECORDS = 10_000
+SCAN_RECORDS = 2_000
 TELL_AGAIN_SECONDS = 10.0  # While a broker is away its client says so 20 times a second.
 
 _LOGGER = logging.getLogger(__name__)

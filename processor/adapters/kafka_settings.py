@@ -69,8 +69,9 @@ def scanner_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **scanned,
         "enable.partition.eof": True,
-        "queued.min.messages": 100_000,
-        "queued.max.messages.kbytes": 65_536,
+        # A message takes several times its bytes in the client: more would only take memory.
+        "queued.min.messages": 20_000,
+        "queued.max.messages.kbytes": 16_384,
     }
 
 

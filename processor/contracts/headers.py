@@ -49,6 +49,12 @@ HOP_REPLAY_END = "processor-replay-end"  # Only on the record behind a replay's 
 HOP_HELD_BEHIND = "processor-held-behind"  # Origin of the dead job that its key is held for.
 TAKEOVER = "processor-takeover"  # Only on takeover markers: the epoch of the new owner.
 
+_HOP_ORIGIN = frozenset({HOP_ORIGIN_TOPIC, HOP_ORIGIN_PARTITION, HOP_ORIGIN_OFFSET})
+_HOP_WHOLE = frozenset(
+    {HOP_ATTEMPT, HOP_NOT_BEFORE, HOP_ORIGIN_PARTITION, HOP_ORIGIN_OFFSET, HOP_ORIGIN_TIMESTAMP,
+     HOP_FIRST_FAILURE, HOP_LAST_FAILURE, HOP_EPOCH, HOP_REPLAY, HOP_REPLAYS}
+)  # fmt: skip
+
 ERROR_MESSAGE_BYTES_MAX = 1024
 ID_BYTES_MAX = 256  # Of a job id or an idempotency key.
 
@@ -118,6 +124,30 @@ def read_hop(record: Record) -> Hop | None:
         held_behind=_text(found, HOP_HELD_BEHIND),
         ends_replay=HOP_REPLAY_END in found,
     )
+
+
+def read_copy(record: Record) -> tuple[int, str] | None:
+    """Read a copy's epoch and name, and no more: None where `read_hop` gives none, or raises.
+
+    A takeover reads every copy that waits; the whole set takes five times as long.
+    """
+    found = {name: value for name, value in record.headers if name.startswith(HOP_PREFIX)}
+    if not found.keys() >= _HOP_ORIGIN:
+        return None
+    for name, value in found.items():
+        if value is None or (name not in _HOP_WHOLE and not value.isascii()):
+            return _copy_of_all(record)
+        if name in _HOP_WHOLE and not (value.isdigit() and len(value) <= 19):
+            return None
+    return int(found.get(HOP_EPOCH, b"0")), found.get(HOP_COPY, b"").decode()
+
+
+def _copy_of_all(record: Record) -> tuple[int, str] | None:
+    try:
+        hop = read_hop(record)
+    except ContractError:
+        return None
+    return None if hop is None else (hop.epoch, hop.copy)
 
 
 def read_marker(record: Record) -> int | None:

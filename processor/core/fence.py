@@ -12,27 +12,24 @@ Rule 4: a full fence pauses its main partition, which alone adds keys; the tiers
 
 from __future__ import annotations
 
-import heapq
-
 
 class Fence:
     """The keys with copies ahead, for one partition and all of its tiers.
 
     >>> fence = Fence()
-    >>> fence.add(b"a", tier=2, copy="x", since_ms=1000)
+    >>> fence.add(b"a", tier=2, copy="x")
     >>> fence.tier_ahead(b"a", tier=0), fence.tier_ahead(b"a", tier=2)
     (2, None)
     """
 
-    __slots__ = ("_copies", "_oldest", "held", "records_max")
+    __slots__ = ("_copies", "held", "records_max")
 
     def __init__(self, *, records_max: int = 100_000) -> None:
         assert records_max >= 1
         self.records_max = records_max
-        self._copies: dict[bytes, dict[str, int]] = {}  # Key -> copy -> tier.
+        # Key -> copy -> tier. Most keys have one copy: a pair takes a quarter of a dict's room.
+        self._copies: dict[bytes, tuple[str, int] | dict[str, int]] = {}
         self.held = 0  # Copies in all.
-        # A heap: (since, key, copy). What is gone is taken out when it comes up, or in bulk.
-        self._oldest: list[tuple[int, bytes, str]] = []
 
     @property
     def full(self) -> bool:
@@ -49,46 +46,42 @@ class Fence:
         """How many keys have something waiting."""
         return len(self._copies)
 
-    @property
-    def oldest_ms(self) -> int | None:
-        """Since when the job that is held for longest has been on its way; None: none is held."""
-        while self._oldest and not self._holds(self._oldest[0]):
-            heapq.heappop(self._oldest)
-        return self._oldest[0][0] if self._oldest else None
-
-    def add(self, key: bytes | None, *, tier: int, copy: str, since_ms: int) -> None:
-        """Note that a copy of a record with this key is on its way to a tier.
-
-        `since_ms`: when its job came to the main topic.
-        """
+    def add(self, key: bytes | None, *, tier: int, copy: str) -> None:
+        """Note that a copy of a record with this key is on its way to a tier."""
         assert tier >= 1 and copy
         if key is None:
             return  # No key orders nothing.
-        copies = self._copies.setdefault(key, {})
-        if copy not in copies:
-            self.held += 1
-            heapq.heappush(self._oldest, (since_ms, key, copy))
-            if len(self._oldest) > 2 * self.held + 100:
-                self._oldest = [each for each in self._oldest if self._holds(each)]
-                heapq.heapify(self._oldest)
-        copies[copy] = tier
+        present = self._copies.get(key)
+        if present is None:
+            self._copies[key] = (copy, tier)
+        elif isinstance(present, dict):
+            self.held -= copy in present
+            present[copy] = tier
+        elif present[0] == copy:
+            self.held -= 1
+            self._copies[key] = (copy, tier)
+        else:
+            self._copies[key] = {present[0]: present[1], copy: tier}
+        self.held += 1
 
     def remove(self, key: bytes | None, *, copy: str) -> None:
         """Note that a copy is settled. Absent: nothing to do."""
-        copies = self._copies.get(key) if key is not None else None
-        if copies is None or key is None or copies.pop(copy, None) is None:
+        present = self._copies.get(key) if key is not None else None
+        if present is None or key is None:
             return
-        self.held -= 1
-        if not copies:
+        if isinstance(present, dict):
+            self.held -= present.pop(copy, None) is not None
+            if not present:
+                del self._copies[key]
+        elif present[0] == copy:
+            self.held -= 1
             del self._copies[key]
 
     def tier_ahead(self, key: bytes | None, *, tier: int) -> int | None:
         """The nearest tier beyond `tier` in which the key has a copy waiting, or None."""
-        copies = self._copies.get(key) if key is not None else None
-        if not copies:
+        present = self._copies.get(key) if key is not None else None
+        if present is None:
             return None
-        return min((ahead for ahead in copies.values() if ahead > tier), default=None)
-
-    def _holds(self, each: tuple[int, bytes, str]) -> bool:
-        _, key, copy = each
-        return copy in self._copies.get(key, ())
+        if not isinstance(present, dict):
+            return present[1] if present[1] > tier else None
+        return min((ahead for ahead in present.values() if ahead > tier), default=None)

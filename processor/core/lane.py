@@ -64,8 +64,19 @@ class Lane:
     [8]
     """
 
-    __slots__ = ("_busy", "_queues", "_ready", "_sleeping", "_suspended", "ordering",
-                 "records_max", "tier", "waiting", "watermark")  # fmt: skip
+    __slots__ = (
+        "_ages",
+        "_busy",
+        "_queues",
+        "_ready",
+        "_sleeping",
+        "_suspended",
+        "ordering",
+        "records_max",
+        "tier",
+        "waiting",
+        "watermark",
+    )  # fmt: skip
 
     def __init__(self, *, tier: int, ordering: Ordering, start: int, records_max: int) -> None:
         assert tier >= 0 and records_max >= 1
@@ -77,6 +88,7 @@ class Lane:
         self._queues: dict[Turn, deque[Entry]] = {}
         self._ready: deque[Turn] = deque()
         self._busy: set[Turn] = set()
+        self._ages: deque[tuple[int, int]] = deque()  # (offset, its job's time on main), in order.
         self._suspended: set[Turn] = set()
         self._sleeping: list[tuple[float, int, Turn]] = []  # A heap: (until, head's offset, turn).
 
@@ -105,12 +117,25 @@ class Lane:
         """When the next sleeping turn becomes ready."""
         return self._sleeping[0][0] if self._sleeping else None
 
+    @property
+    def oldest_ms(self) -> int | None:
+        """When the job of the first unsettled record came to the main topic; None: all is settled.
+
+        Milliseconds since the epoch.
+        """
+        while self._ages and self._ages[0][0] < self.watermark.committable:
+            self._ages.popleft()
+        return self._ages[0][1] if self._ages else None
+
     def arrive(self, record: Record, hop: Hop) -> Entry:
         """Queue a record at the end of its turn and take responsibility for its offset."""
         self.watermark.begin(record.offset)
         entry = Entry(record, hop, self, self._turn_of(record))
         entry.attempt = hop.attempt
         entry.not_before = hop.not_before_ms / 1000
+        if len(self._ages) > 2 * self.records_max:
+            self.oldest_ms  # noqa: B018 - drops what is settled, where nobody asks.
+        self._ages.append((record.offset, hop.origin_timestamp_ms))
         self.waiting += 1
         queue = self._queues.get(entry.turn)
         if queue is not None:

@@ -61,7 +61,13 @@ class Gauges:
         now = self._clock.now()
         for main in self._mains:
             fences = [each.fence for each in assignments if each.partition.topic == main]
-            oldest = [each.oldest_ms for each in fences if each.oldest_ms is not None]
+            tiers = [
+                lane
+                for each in assignments
+                if each.partition.topic == main
+                for lane in each.lanes[1:]
+            ]
+            oldest = [at for lane in tiers if (at := lane.oldest_ms) is not None]
             seconds = max(0.0, now - min(oldest) / 1000) if oldest else 0.0
             self._telemetry.parked(
                 main,

@@ -121,9 +121,7 @@ def _arrive_copy(lane: Lane, record: Record, assignment: Assignment) -> Entry | 
     # A stranger's record has no way so far: no owner wrote it, so none can have lost it.
     entry = lane.arrive(record, hop or headers.first_hop(record))
     key = assignment.fence_key(record.key)
-    assignment.fence.add(
-        key, tier=lane.tier, copy=copy_of(record, entry.hop), since_ms=entry.hop.origin_timestamp_ms
-    )
+    assignment.fence.add(key, tier=lane.tier, copy=copy_of(record, entry.hop))
     return entry
 
 
@@ -137,7 +135,12 @@ def hop_of(record: Record) -> Hop | None:
 
 def copy_of(record: Record, hop: Hop) -> str:
     """Name a tier record's copy; one that a foreign writer left unnamed is its place."""
-    return hop.copy or f"{record.topic}-{record.offset}"
+    return hop.copy or place_of(record)
+
+
+def place_of(record: Record) -> str:
+    """Name a tier record by its place: no copy of ours has such a name."""
+    return f"{record.topic}-{record.offset}"
 
 
 def admit(entry: Entry, assignment: Assignment, now: float) -> Admission:

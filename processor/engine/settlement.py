@@ -96,8 +96,7 @@ class Settlement:
             case Retry(tier, not_before, failure):
                 outgoing, copy = journey.retry_copy(entry, assignment, verdict, now)
                 key = assignment.fence_key(entry.record.key)
-                since_ms = entry.hop.origin_timestamp_ms
-                assignment.fence.add(key, tier=tier, copy=copy, since_ms=since_ms)
+                assignment.fence.add(key, tier=tier, copy=copy)
                 steps.append(outgoing)
                 self._tell_failure(entry, failure, "job will be retried", not_before)
             case DeadLetter(failure) | Bury(failure):
@@ -127,8 +126,7 @@ class Settlement:
         """Append a copy of a record that waits behind its key to a tier."""
         outgoing, copy = journey.parked_copy(entry, assignment, park)
         key = assignment.fence_key(entry.record.key)
-        since_ms = entry.hop.origin_timestamp_ms
-        assignment.fence.add(key, tier=park.tier, copy=copy, since_ms=since_ms)
+        assignment.fence.add(key, tier=park.tier, copy=copy)
         self._begin(entry, assignment, deque([outgoing]), None)
         self._telemetry.settled(assignment.partition.topic, job_type_of(entry), "parked")
 

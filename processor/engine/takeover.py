@@ -30,7 +30,7 @@ from processor.core.holds import Holds
 from processor.core.lane import Ordering
 from processor.core.letters import Letters
 from processor.core.retry import RetryPolicy
-from processor.engine.journey import copy_of, hop_of
+from processor.engine.journey import hop_of, place_of
 from processor.engine.ports import CommitRefused, Committed, Ledger, Log, Owner
 from processor.errors import ProcessorError
 from processor.model import Outgoing, Partition, Record
@@ -270,15 +270,16 @@ def _scan_one(record: Record, assignment: Assignment, tier: int, floor: Floor) -
     if marker is not None:
         floor.raise_at(record.offset, epoch=marker)
         return marker
-    hop = hop_of(record)
-    epoch = 0 if hop is None else hop.epoch
     if tier == LETTERS:
+        hop = hop_of(record)
+        epoch = 0 if hop is None else hop.epoch
         if hop is not None and epoch >= floor.epoch and assignment.letters is not None:
             origin = hop.origin.offset
             assignment.letters.note(record.offset, origin=origin, replay=hop.replay)
         return epoch
-    if hop is None or epoch >= floor.epoch:
-        way = hop or headers.first_hop(record)
-        key, since_ms = assignment.fence_key(record.key), way.origin_timestamp_ms
-        assignment.fence.add(key, tier=tier, copy=copy_of(record, way), since_ms=since_ms)
+    known = headers.read_copy(record)
+    epoch, copy = (0, "") if known is None else known
+    if known is None or epoch >= floor.epoch:
+        key = assignment.fence_key(record.key)
+        assignment.fence.add(key, tier=tier, copy=copy or place_of(record))
     return epoch

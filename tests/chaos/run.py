@@ -52,7 +52,7 @@ class Plan:
 SHORT = Plan(jobs=6_000, keys=200, workers=2, kills=1, zombies=1, terms=1, broker_kills=1,
              rolling=False, seconds=16)  # fmt: skip
 FULL = Plan(jobs=100_000, keys=2_000, workers=4, kills=3, zombies=1, terms=1, broker_kills=2,
-            rolling=True, seconds=150)  # fmt: skip
+            rolling=True, seconds=90)  # fmt: skip
 
 
 @dataclass
@@ -141,11 +141,16 @@ class Run:
         self.start(slot)
 
     def term(self, slot: int) -> None:
-        worker = self.workers[slot]
-        code = worker.end(signal.SIGTERM, timeout=60)
-        assert code == 0, f"exit {code}: {worker.log.read_text()[-3000:]}"
+        self.leave(slot)
         self.faults["sigterm"] += 1
         self.start(slot)
+
+    def leave(self, slot: int) -> None:
+        """End a worker as a deployment does."""
+        worker = self.workers.pop(slot)
+        worker.wait_for("worker starting")  # Before that the signal ends the interpreter.
+        code = worker.end(signal.SIGTERM, timeout=60)
+        assert code == 0, f"exit {code}: {worker.log.read_text()[-3000:]}"
 
     def stop(self, slot: int) -> None:
         """Stop it as a long pause would: its session ends, and it does not know."""
@@ -214,7 +219,7 @@ class Run:
             if slot not in self.workers:
                 self.start(slot)
         for slot in [each for each in self.workers if each >= count]:
-            assert self.workers.pop(slot).end(timeout=60) == 0
+            self.leave(slot)
         self.faults["scale"] += 1
 
     def go(self) -> Told:
@@ -234,8 +239,8 @@ class Run:
         zero = self._wait_for_no_lag(time.monotonic() + 60.0)
         # Jobs may still come after the last fault: their time is counted too.
         lag_zero_seconds = None if zero is None else zero - last_fault
-        for worker in self.workers.values():
-            worker.end(timeout=60)
+        for slot in list(self.workers):
+            self.leave(slot)
         verdict = self.judged()
         told = Told(self.protocol, self.seed, len(self.accepted), verdict, self.faults,
                     lag_zero_seconds, time.monotonic() - began)  # fmt: skip

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from processor.contracts import headers
 from processor.contracts.headers import (
@@ -264,3 +266,27 @@ def test_fingerprint_groups_like_failures(one: str, other: str, same: bool):
 
 def test_fingerprint_tells_classes_apart():
     assert fingerprint(Failure("A", "x", True)) != fingerprint(Failure("B", "x", True))
+
+
+HOP_NAMES = sorted(
+    value
+    for name, value in vars(headers).items()
+    if name.startswith("HOP_") and value != "processor-"
+)
+VALUES = st.sampled_from([b"1", b"77", b"", b"x", b"\xff", b"1" * 20, "ä".encode(), b"t", None])
+
+
+@settings(derandomize=True, database=None, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(HOP_NAMES), VALUES), max_size=14))
+def test_copy_that_is_read_in_a_scan_is_the_one_that_arrives(written: list[tuple[str, bytes]]):
+    origin = [(headers.HOP_ORIGIN_TOPIC, b"t"), (headers.HOP_ORIGIN_PARTITION, b"0"),
+              (headers.HOP_ORIGIN_OFFSET, b"7")]  # fmt: skip
+    record = Record("t.retry.1", 0, 9, b"k", b"v", [*origin[: len(written) % 5], *written], 0)
+    try:
+        hop = headers.read_hop(record)
+    except ContractError:
+        hop = None
+
+    copy = headers.read_copy(record)
+
+    assert copy == (None if hop is None else (hop.epoch, hop.copy))

@@ -14,7 +14,7 @@ K = b"k"
 def fence_of(*copies: tuple[bytes | None, int, str]) -> Fence:
     fence = Fence()
     for key, tier, copy in copies:
-        fence.add(key, tier=tier, copy=copy, since_ms=0)
+        fence.add(key, tier=tier, copy=copy)
     return fence
 
 
@@ -80,38 +80,12 @@ def test_no_key_holds_nothing():
     assert (fence.held, fence.keys) == (0, 0)
 
 
-def test_oldest_is_the_job_that_is_longest_on_its_way():
-    fence = Fence()
-    assert fence.oldest_ms is None
-
-    for key, copy, since in ((b"b", "y", 300), (b"a", "x", 200), (b"b", "z", 100)):
-        fence.add(key, tier=1, copy=copy, since_ms=since)
-    seen = [fence.oldest_ms]
-    for key, copy in ((b"b", "z"), (b"b", "y"), (b"a", "x")):
-        fence.remove(key, copy=copy)
-        seen.append(fence.oldest_ms)
-
-    assert seen == [100, 200, 200, None]
-
-
-def test_one_job_that_waits_does_not_make_the_fence_remember_those_that_are_through():
-    fence = Fence()
-    fence.add(b"slow", tier=1, copy="first", since_ms=1)
-
-    for number in range(10_000):
-        fence.add(b"fast", tier=1, copy=f"c{number}", since_ms=number + 2)
-        fence.remove(b"fast", copy=f"c{number}")
-
-    assert fence.oldest_ms == 1
-    assert len(fence._oldest) < 200
-
-
 @pytest.mark.parametrize(("tier", "copy"), [(0, "x"), (1, "")])
 def test_copy_has_a_tier_and_a_name(tier: int, copy: str):
     fence = Fence()
 
     with pytest.raises(AssertionError):
-        fence.add(K, tier=tier, copy=copy, since_ms=0)
+        fence.add(K, tier=tier, copy=copy)
 
     assert fence.held == 0
 
@@ -130,14 +104,13 @@ def test_fence_agrees_with_a_plain_set(steps: list[tuple[bool, bytes, int, str]]
 
     for add, key, tier, copy in steps:
         if add:
-            fence.add(key, tier=tier, copy=copy, since_ms=key[0] + ord(copy))
+            fence.add(key, tier=tier, copy=copy)
             plain[key, copy] = tier
         else:
             fence.remove(key, copy=copy)
             plain.pop((key, copy), None)
 
     assert fence.held == len(plain)
-    assert fence.oldest_ms == min((key[0] + ord(copy) for key, copy in plain), default=None)
     assert fence.keys == len(Counter(key for key, _ in plain))
     for key in (b"a", b"b"):
         for at in range(4):

@@ -349,3 +349,33 @@ LaneMachine.TestCase.settings = few
 PartitionMachine.TestCase.settings = few
 TestLaneByKey = LaneMachine.TestCase
 TestLaneByPartition = PartitionMachine.TestCase
+
+
+def test_oldest_is_the_job_of_the_first_unsettled_record():
+    lane = Lane(tier=1, ordering=Ordering.KEY, start=0, records_max=2)
+    entries = []
+    for offset, at in enumerate((300, 100, 200)):
+        hop = Hop(Position("t", 0, offset), at)
+        entries.append(
+            lane.arrive(Record("t.retry.1", 0, offset, bytes([offset]), b"", [], 0), hop)
+        )
+    while lane.take(now=0.0, count_max=1):
+        pass
+    seen = [lane.oldest_ms]
+
+    for entry in (entries[1], entries[0], entries[2]):
+        lane.settle(entry)
+        seen.append(lane.oldest_ms)
+
+    assert seen == [300, 300, 200, None]
+
+
+def test_ages_of_settled_records_are_forgotten_also_where_nobody_asks():
+    lane = Lane(tier=1, ordering=Ordering.KEY, start=0, records_max=10)
+
+    for offset in range(1000):
+        hop = Hop(Position("t", 0, offset), offset)
+        lane.arrive(Record("t.retry.1", 0, offset, None, b"", [], 0), hop)
+        lane.settle(lane.take(now=0.0, count_max=1)[0])
+
+    assert len(lane._ages) < 50

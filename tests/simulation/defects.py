@@ -53,7 +53,8 @@ def farthest_tier() -> Iterator[None]:
 
     def farthest(fence: Fence, key: bytes | None, *, tier: int) -> int | None:
         copies = fence._copies.get(key, {}) if key is not None else {}
-        return max((ahead for ahead in copies.values() if ahead > tier), default=None)
+        tiers = copies.values() if isinstance(copies, dict) else copies[1:]
+        return max((ahead for ahead in tiers if ahead > tier), default=None)
 
     with replaced(Fence, "tier_ahead", farthest):
         yield
