@@ -12,6 +12,8 @@ Rule 4: a full fence pauses its main partition, which alone adds keys; the tiers
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class Fence:
     """The keys with copies ahead, for one partition and all of its tiers.
@@ -22,14 +24,16 @@ class Fence:
     (2, None)
     """
 
-    __slots__ = ("_copies", "held", "records_max")
+    __slots__ = ("_lone", "_several", "held", "records_max")
 
     def __init__(self, *, records_max: int = 100_000) -> None:
         assert records_max >= 1
         self.records_max = records_max
-        # Key -> copy -> tier. Most keys have one copy: a pair takes a quarter of a dict's room.
-        self._copies: dict[bytes, tuple[str, int] | dict[str, int]] = {}
         self.held = 0  # Copies in all.
+        self._several: dict[bytes, dict[str, int]] = {}  # Key -> copy -> tier.
+        # Most keys have one copy, here as "tier/copy": a dict of bytes and texts is none of the
+        # garbage collector's business. With a million pairs as values it takes four times as long.
+        self._lone: dict[bytes, str] = {}
 
     @property
     def full(self) -> bool:
@@ -44,44 +48,47 @@ class Fence:
     @property
     def keys(self) -> int:
         """How many keys have something waiting."""
-        return len(self._copies)
+        return len(self._lone) + len(self._several)
 
     def add(self, key: bytes | None, *, tier: int, copy: str) -> None:
         """Note that a copy of a record with this key is on its way to a tier."""
         assert tier >= 1 and copy
         if key is None:
             return  # No key orders nothing.
-        present = self._copies.get(key)
-        if present is None:
-            self._copies[key] = (copy, tier)
-        elif isinstance(present, dict):
-            self.held -= copy in present
-            present[copy] = tier
-        elif present[0] == copy:
-            self.held -= 1
-            self._copies[key] = (copy, tier)
-        else:
-            self._copies[key] = {present[0]: present[1], copy: tier}
-        self.held += 1
+        copies = self._several.get(key)
+        if copies is None:
+            lone = self._lone.pop(key, None)
+            if lone is None or lone.partition("/")[2] == copy:
+                self.held += lone is None
+                self._lone[key] = f"{tier}/{copy}"
+                return
+            ahead, _, other = lone.partition("/")
+            copies = self._several[key] = {other: int(ahead)}
+        self.held += copy not in copies
+        copies[copy] = tier
 
     def remove(self, key: bytes | None, *, copy: str) -> None:
         """Note that a copy is settled. Absent: nothing to do."""
-        present = self._copies.get(key) if key is not None else None
-        if present is None or key is None:
+        if key is None:
             return
-        if isinstance(present, dict):
-            self.held -= present.pop(copy, None) is not None
-            if not present:
-                del self._copies[key]
-        elif present[0] == copy:
+        copies = self._several.get(key)
+        if copies is not None:
+            self.held -= copies.pop(copy, None) is not None
+            if not copies:
+                del self._several[key]
+        elif self._lone.get(key, "").partition("/")[2] == copy:
             self.held -= 1
-            del self._copies[key]
+            del self._lone[key]
+
+    def tiers(self, key: bytes) -> Iterable[int]:
+        """The tiers in which a key has copies waiting, one for each copy."""
+        lone = self._lone.get(key)
+        if lone is not None:
+            return (int(lone.partition("/")[0]),)
+        return self._several.get(key, {}).values()
 
     def tier_ahead(self, key: bytes | None, *, tier: int) -> int | None:
         """The nearest tier beyond `tier` in which the key has a copy waiting, or None."""
-        present = self._copies.get(key) if key is not None else None
-        if present is None:
+        if key is None or not self.held:
             return None
-        if not isinstance(present, dict):
-            return present[1] if present[1] > tier else None
-        return min((ahead for ahead in present.values() if ahead > tier), default=None)
+        return min((ahead for ahead in self.tiers(key) if ahead > tier), default=None)

@@ -52,8 +52,7 @@ def farthest_tier() -> Iterator[None]:
     """Join the farthest tier ahead instead of the nearest."""
 
     def farthest(fence: Fence, key: bytes | None, *, tier: int) -> int | None:
-        copies = fence._copies.get(key, {}) if key is not None else {}
-        tiers = copies.values() if isinstance(copies, dict) else copies[1:]
+        tiers = fence.tiers(key) if key is not None else ()
         return max((ahead for ahead in tiers if ahead > tier), default=None)
 
     with replaced(Fence, "tier_ahead", farthest):
