@@ -21,7 +21,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from processor.adapters.broker import Heard, fault_of, kafka_error, made, servers_of
+from processor.adapters.broker import Heard, TopicMissing, fault_of, kafka_error, made, servers_of
 from processor.adapters.kafka_settings import (
     client_id,
     consumer_settings,
@@ -86,6 +86,17 @@ class KafkaLog:
             self._told[error.code()] = now
             _LOGGER.warning("the Kafka client has trouble: %s", error.str())
 
+    def _fault(self, error: KafkaError, what: str) -> ProcessorError:
+        """Tell a call's fault while serving.
+
+        Every topic was there when the worker started: one that a broker does not know it does not
+        know yet, as just after its own start.
+        """
+        fault = fault_of(error, self._settings, what)
+        if isinstance(fault, TopicMissing):
+            return BrokerUnavailable(fault.message, hint=fault.hint)
+        return fault
+
     def subscribe(self, topics: Sequence[str], rebalance: Rebalance) -> None:
         """Join the group for these main topics."""
 
@@ -135,7 +146,7 @@ class KafkaLog:
                 f"log: {error.str()}",
                 hint="records expired unread; see worker.when_offset_lost",
             )
-        fault = fault_of(error, self._settings, f"reading {message.topic()}")
+        fault = self._fault(error, f"reading {message.topic()}")
         if isinstance(fault, UsageError):
             raise fault
         return None  # The client goes on by itself; a partition without progress is reported.
@@ -146,11 +157,11 @@ class KafkaLog:
         try:
             answers = self._consumer.committed(asked, timeout=CALL_SECONDS)
         except KafkaException as fault:
-            raise fault_of(kafka_error(fault), self._settings, "committed offsets") from fault
+            raise self._fault(kafka_error(fault), "committed offsets") from fault
         found = {}
         for answer in answers:
             if answer.error is not None:
-                raise fault_of(answer.error, self._settings, "committed offsets")
+                raise self._fault(answer.error, "committed offsets")
             offset = None if answer.offset == OFFSET_INVALID else answer.offset
             partition = Partition(answer.topic, answer.partition)
             found[partition] = Committed(offset, answer.metadata or "")
@@ -168,7 +179,7 @@ class KafkaLog:
                 )
             except KafkaException as fault:
                 what = f"bounds of {topic}[{number}]"
-                raise fault_of(kafka_error(fault), self._settings, what) from fault
+                raise self._fault(kafka_error(fault), what) from fault
             if answer is None:
                 raise BrokerUnavailable(
                     f"Kafka at {servers_of(self._settings)} did not tell the bounds of "
@@ -242,7 +253,7 @@ class KafkaLog:
     def _commit_fault(self, error: KafkaError) -> ProcessorError:
         if error.code() in _REFUSED:
             return CommitRefused(f"the coordinator refused the commit: {error.str()}")
-        return fault_of(error, self._settings, "commit")
+        return self._fault(error, "commit")
 
     def send(self, outgoing: Outgoing, token: Any) -> None:
         """Append; while the client's buffer is full, wait for room."""
@@ -280,7 +291,7 @@ class KafkaLog:
         while len(offsets) < len(outgoing) and time.monotonic() < until:
             self._producer.poll(0.05)
         if failed:
-            raise fault_of(failed[0], self._settings, "append")
+            raise self._fault(failed[0], "append")
         if len(offsets) < len(outgoing):
             raise BrokerUnavailable(
                 f"Kafka at {servers_of(self._settings)} did not acknowledge an append within "
@@ -302,7 +313,7 @@ class KafkaLog:
                     where = Partition(message.topic() or "", message.partition() or 0)
                     if error is not None:
                         if error.code() != KafkaError._PARTITION_EOF:
-                            raise fault_of(error, self._settings, f"scanning {where}")
+                            raise self._fault(error, f"scanning {where}")
                     elif (message.offset() or 0) < left.get(where, 0):
                         yield record_of(message)
                         until = time.monotonic() + CALL_SECONDS

@@ -11,6 +11,8 @@ import pytest
 from processor.adapters.kafka import KafkaLog
 from processor.adapters.topic_admin import TopicAdmin
 from processor.contracts.topic import TopicSpec
+from processor.errors import BrokerUnavailable
+from processor.model import Partition
 from processor.testing import Broker, MemoryLog
 from tests.adapters.log_conformance import CHECKS, GROUP_CHECKS, Cluster
 
@@ -64,3 +66,14 @@ def test_kafka_keeps_the_promise(cluster: Cluster, check: Check):
 @pytest.mark.parametrize("check", GROUP_CHECKS, ids=named)
 def test_kafka_keeps_the_promise_however_the_group_shares(cluster: Cluster, check: Check):
     check(cluster)
+
+
+@pytest.mark.broker
+def test_topic_that_a_broker_does_not_know_is_an_outage_while_serving(kafka: Any):
+    log = KafkaLog({"bootstrap.servers": kafka.bootstrap_servers}, group="g", name="test")
+    missing = Partition(f"missing-{uuid.uuid4().hex}", 0)
+
+    with pytest.raises(BrokerUnavailable, match="no such topic"):
+        log.bounds([missing])
+
+    log.close()
