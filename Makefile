@@ -38,6 +38,10 @@ test: $(VENV)/.dev ## Run the tests, on real servers (TESTS=tests/core for some)
 simulate: $(VENV)/.dev ## Run the engine in N seeded worlds full of faults, from SEED on
 	@$(BIN)/python -m tests.simulation --seeds $(SEED):$$(( $(SEED) + $(N) ))
 
+.PHONY: simulate-nightly
+simulate-nightly: ## The same in 1,000,000 worlds: about an hour and a half
+	@$(MAKE) simulate N=1000000
+
 .PHONY: chaos
 chaos: $(VENV)/.dev ## Kill and stop workers and brokers under load (SHORT=1 SEED= JOBS= PROTOCOLS=)
 	@SHORT=$(SHORT) $(BIN)/python -m tests.chaos $(if $(filter-out 0,$(SEED)),--seed $(SEED)) \

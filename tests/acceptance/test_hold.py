@@ -16,7 +16,7 @@ from processor import Client, NewJob
 from processor.engine.submit import Accepted
 from tests.acceptance.project import Project, eventually
 
-BEHIND = int(os.environ.get("TEST_HELD_JOBS", "2000"))
+BEHIND = int(os.environ.get("TEST_HELD_JOBS", "1000"))
 
 MODULE = """
 from pathlib import Path

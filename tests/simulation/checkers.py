@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable
 
-from processor.contracts import headers
 from processor.engine.replay import letter_of
 from tests.simulation.world import World
 
@@ -13,11 +12,8 @@ from tests.simulation.world import World
 def nothing_is_lost(world: World) -> list[str]:
     """Every submitted job took effect or has a dead letter."""
     effects, letters = set(_effects(world)), _letters(world)
-    return [
-        f"job {offset} is lost"
-        for offset in world.told.submitted
-        if offset not in effects and offset not in letters
-    ]
+    lost = set(world.told.submitted) - effects - letters
+    return [f"job {n} is lost" for n in sorted(lost)]
 
 
 def keys_keep_their_order(world: World) -> list[str]:
@@ -27,10 +23,10 @@ def keys_keep_their_order(world: World) -> list[str]:
     """
     by_key: dict[str, list[int]] = defaultdict(list)
     for effect in world.store.written:
-        offset = effect.result["n"]
-        key = world.told.submitted[offset]
+        n = effect.result["n"]
+        key = world.told.submitted[n]
         if key is not None:
-            by_key[key if world.hold else f"{key}, replay {effect.replay}"].append(offset)
+            by_key[key if world.hold else f"{key}, replay {effect.replay}"].append(n)
     return [f"key {key}: {seq}" for key, seq in by_key.items() if seq != sorted(seq)]
 
 
@@ -43,10 +39,11 @@ def no_letter_is_false(world: World) -> list[str]:
     """No job that took effect has a dead letter, unless a later replay revived it."""
     effects = {effect.result["n"]: effect.replay for effect in world.store.written}
     return [
-        f"job {letter.hop.origin.offset} took effect and is dead"
+        f"job {n} took effect and is dead"
         for record in world.broker.records("t.dlt")
         if (letter := letter_of(record)) is not None and not letter.held
-        if effects.get(letter.hop.origin.offset, world.replay + 1) <= letter.hop.replay
+        if effects.get(n := world.told.numbers[letter.hop.origin], world.replay + 1)
+        <= letter.hop.replay
     ]
 
 
@@ -65,6 +62,11 @@ def commits_stay_below_the_watermark(world: World) -> list[str]:
     return [each for each in world.told.violations if each.startswith("commit")]
 
 
+def bounds_hold(world: World) -> list[str]:
+    """What is full is paused, and no more runs than there is room for."""
+    return [each for each in world.told.violations if each.startswith("bound")]
+
+
 def work_ends(world: World) -> list[str]:
     """Once faults have ended, everything is settled and committed."""
     return [] if world.told.ended else [f"stuck after {world.told.ticks} ticks"]
@@ -77,6 +79,7 @@ CHECKERS: tuple[Callable[[World], list[str]], ...] = (
     no_letter_is_false,
     held_keys_are_released,
     commits_stay_below_the_watermark,
+    bounds_hold,
     work_ends,
 )
 
@@ -93,9 +96,5 @@ def _effects(world: World) -> list[int]:
 
 
 def _letters(world: World) -> set[int]:
-    found = set()
-    for record in world.broker.records("t.dlt"):
-        hop = headers.read_hop(record)
-        assert hop is not None
-        found.add(hop.origin.offset)
-    return found
+    letters = [letter_of(record) for record in world.broker.records("t.dlt")]
+    return {world.told.numbers[each.hop.origin] for each in letters if each is not None}

@@ -5,20 +5,24 @@ A checker that cannot go red shows nothing. Each defect names what it breaks.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from processor.core.assignment import Assignment
 from processor.core.fence import Fence
+from processor.core.floor import Floor
+from processor.core.holds import Closed, Holds
 from processor.core.lane import Entry, Lane
 from processor.core.watermark import Watermark
 from processor.engine import journey
-from processor.engine.journey import Hold, Run
+from processor.engine.journey import EndReplay, Hold, Run
 from processor.engine.ports import Death, Owner
 from processor.engine.settlement import Settlement
 from processor.engine.takeover import Takeover
-from processor.model import Outgoing
+from processor.engine.worker import Worker
+from processor.model import Outgoing, Partition
 from processor.testing.memory_ledger import MemoryLedger
 
 
@@ -155,6 +159,118 @@ def leak_fence_entries() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def skip_the_marker() -> Iterator[None]:
+    """Take a partition over without closing its tiers to older owners."""
+
+    def unmarked(takeover: Takeover, assignments: Any) -> dict[Partition, int]:
+        each = [p for a in assignments for p in a.positions[1:]]
+        return {p: end for p, (_, end) in takeover.log.bounds(each).items()}
+
+    with replaced(Takeover, "_mark", unmarked):
+        yield
+
+
+@contextmanager
+def accept_a_late_epoch() -> Iterator[None]:
+    """Run copies whose writer had lost the partition."""
+    with (
+        replaced(Floor, "raise_at", lambda floor, offset, *, epoch: None),
+        replaced(Floor, "epoch", property(lambda floor: 0)),
+    ):
+        yield
+
+
+@contextmanager
+def no_epoch_in_the_ledger() -> Iterator[None]:
+    """Let a worker that lost its partition write effects."""
+    with replaced(MemoryLedger, "_check", lambda ledger, owner: None):
+        yield
+
+
+@contextmanager
+def hold_before_the_fence() -> Iterator[None]:
+    """Ask whether the key is held before asking what waits in the tiers."""
+    admit = journey.admit
+
+    def early(entry: Entry, assignment: Assignment, now: float) -> Any:
+        hop, key = entry.hop, entry.record.key
+        held = assignment.holds.held(key, replay=hop.replay, offset=hop.origin.offset)
+        return Hold() if held and not hop.ends_replay else admit(entry, assignment, now)
+
+    journey.admit = early
+    try:
+        yield
+    finally:
+        journey.admit = admit
+
+
+@contextmanager
+def replayed_death_closes_nothing() -> Iterator[None]:
+    """Let a replay go on behind a job that died in it."""
+    close, keep = Holds.close, MemoryLedger._close
+
+    def close_first(holds: Holds, key: bytes | None, closed: Closed) -> None:
+        if closed.replay == 0:
+            close(holds, key, closed)
+
+    def keep_first(ledger: MemoryLedger, owner: Owner, death: Death) -> None:
+        if death.replay == 0:
+            keep(ledger, owner, death)
+
+    with replaced(Holds, "close", close_first), replaced(MemoryLedger, "_close", keep_first):
+        yield
+
+
+@contextmanager
+def open_at_once() -> Iterator[None]:
+    """Let an end record open its key whatever is held behind it."""
+
+    def end_replay(ledger: MemoryLedger, owner: Owner, key: bytes, replay: int) -> bool:
+        ledger.closed.get(owner[:3], {}).pop(key, None)
+        return True
+
+    with replaced(MemoryLedger, "end_replay", end_replay):
+        yield
+
+
+@contextmanager
+def end_passes_the_fence() -> Iterator[None]:
+    """Let an end record pass its replay's retries."""
+    admit = journey.admit
+
+    def early(entry: Entry, assignment: Assignment, now: float) -> Any:
+        return EndReplay() if entry.hop.ends_replay else admit(entry, assignment, now)
+
+    journey.admit = early
+    try:
+        yield
+    finally:
+        journey.admit = admit
+
+
+@contextmanager
+def forget_the_letter() -> Iterator[None]:
+    """Settle a dead job without its letter."""
+    begin = Settlement._begin
+
+    def without(
+        settlement: Settlement, entry: Any, assignment: Any, steps: Any, death: Any
+    ) -> None:
+        kept = [s for s in steps if not (isinstance(s, Outgoing) and s.topic == "t.dlt")]
+        begin(settlement, entry, assignment, deque(kept), death)
+
+    with replaced(Settlement, "_begin", without):
+        yield
+
+
+@contextmanager
+def never_pause() -> Iterator[None]:
+    """Take in more than there is room for."""
+    with replaced(Worker, "_regulate", lambda worker: None):
+        yield
+
+
 # Name -> (how it is planted, which checkers must notice).
 DEFECTS: Mapping[str, tuple[Callable[[], Any], frozenset[str]]] = {
     "commit highest seen": (
@@ -172,5 +288,17 @@ DEFECTS: Mapping[str, tuple[Callable[[], Any], frozenset[str]]] = {
     ),
     "settle before the ack": (settle_before_the_ack, frozenset({"nothing_is_lost"})),
     "same tier again": (same_tier_again, frozenset({"keys_keep_their_order"})),
+    "skip the marker": (skip_the_marker, frozenset({"effects_happen_once"})),
+    "accept a late epoch": (accept_a_late_epoch, frozenset({"effects_happen_once"})),
+    "no epoch in the ledger": (no_epoch_in_the_ledger, frozenset({"effects_happen_once"})),
+    "hold before the fence": (hold_before_the_fence, frozenset({"keys_keep_their_order"})),
+    "replayed death closes nothing": (
+        replayed_death_closes_nothing,
+        frozenset({"keys_keep_their_order"}),
+    ),
+    "end record opens at once": (open_at_once, frozenset({"keys_keep_their_order"})),
+    "end record passes the fence": (end_passes_the_fence, frozenset({"keys_keep_their_order"})),
+    "forget the letter": (forget_the_letter, frozenset({"nothing_is_lost"})),
+    "never pause": (never_pause, frozenset({"bounds_hold"})),
     "leak fence entries": (leak_fence_entries, frozenset({"work_ends"})),
 }

@@ -6,7 +6,7 @@ from tests.simulation.checkers import judged
 from tests.simulation.defects import DEFECTS
 from tests.simulation.world import World
 
-SEEDS = 1000  # `make simulate` runs 20,000.
+SEEDS = 200  # `make simulate` runs 20,000.
 SEEDS_FOR_A_DEFECT = 1500
 
 

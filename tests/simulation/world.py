@@ -21,18 +21,17 @@ from processor.core.retry import RetryPolicy
 from processor.engine.context import JobContext
 from processor.engine.job import JobSpec
 from processor.engine.ports import CommitRefused, Delivery
-from processor.engine.replay import in_order, letter_of, replay_end, replayed
 from processor.engine.run import Runner
 from processor.engine.takeover import Rules, Takeover
 from processor.engine.telemetry import Telemetry
 from processor.engine.worker import Limits, Worker
 from processor.errors import BrokerUnavailable, Reject, SinkUnavailable
-from processor.model import JobStatus, Outgoing, Partition, Record
+from processor.model import JobStatus, Outgoing, Partition, Position, Record
 from processor.testing import Broker, ManualClock, ManualPool, MemoryLog, WatchedLedger
 from processor.testing.memory_ledger import MemoryLedger, MemorySink
+from tests.simulation.operators import operate, origin_of, prune
 
 GROUP = "g"
-MAIN = Partition("t", 0)
 WORKERS = 3
 TICKS_MAX = 6000
 FAULTS_UNTIL = 400
@@ -135,7 +134,8 @@ class Member:
 class Told:
     """What the checkers look at: nothing of it comes from the workers' own counters."""
 
-    submitted: dict[int, str | None] = field(default_factory=dict)  # Offset -> key.
+    submitted: dict[int, str | None] = field(default_factory=dict)  # Job's number -> key.
+    numbers: dict[Position, int] = field(default_factory=dict)  # Where it is on the main topic.
     violations: list[str] = field(default_factory=list)
     faults: int = 0
     replays: int = 0
@@ -179,7 +179,9 @@ class World:
         self.sink = MemorySink()
         self.topic = Topic(self.tiers)
         names = (self.topic.name, *self.topic.retry_topics, "t.dlt", "t.status")
-        self.broker = Broker(dict.fromkeys(names, 1), now=self.clock.now)
+        self.partitions = r.choice((1, 1, 1, 2, 3))
+        self.broker = Broker(dict.fromkeys(names, self.partitions), now=self.clock.now)
+        self.p_prune = r.choice((0.0, 0.03))  # Of the ledger, each tick.
         self.group = self.broker.group(GROUP)
         self.watch_commits()
         self.takeover_type: type[Takeover] = Takeover
@@ -204,12 +206,14 @@ class World:
             key_bytes = None
         else:
             key_bytes = key.encode()
-        offset = self.broker.bounds(MAIN)[1]
-        named = [(headers.JOB_ID, f"job-{offset}".encode()), (headers.JOB_TYPE, b"count")]
-        at = self.broker.append("t", 0, key=key_bytes, value=str(offset).encode(), headers=named)
-        self.told.submitted[at] = None if key_bytes is None else key
+        n = len(self.told.submitted)
+        partition = int(key[1:]) % self.partitions
+        named = [(headers.JOB_ID, f"job-{n}".encode()), (headers.JOB_TYPE, b"count")]
+        at = self.broker.append("t", partition, key=key_bytes, value=str(n).encode(), headers=named)
+        self.told.submitted[n] = None if key_bytes is None else key
+        self.told.numbers[Position("t", partition, at)] = n
         if self.happens(0.1):
-            self.broker.leave_gap(MAIN, self.random.randint(1, 3))
+            self.broker.leave_gap(Partition("t", partition), self.random.randint(1, 3))
 
     def member(self) -> Member:
         log = SimLog(self)
@@ -286,6 +290,10 @@ class World:
             sink=self.sink,
         )
 
+    def main(self, number: int) -> Partition:
+        """A main partition."""
+        return Partition("t", number)
+
     def handle(self, n: int, context: JobContext) -> dict[str, int]:
         if self.depth < 2 and self.random.random() < 0.2:
             self.depth += 1  # The world goes on while the job runs.
@@ -322,23 +330,20 @@ class World:
 
         def commit(member: Any, offsets: Mapping[Partition, Any]) -> None:
             keep(member, offsets)
-            position = offsets.get(MAIN)
-            if position is None or position.offset is None:
-                return
-            for offset in self.told.submitted:
-                if offset < position.offset and not self.safe(offset):
-                    self.told.violations.append(f"commit {position.offset} above job {offset}")
+            for place, n in self.told.numbers.items():
+                position = offsets.get(Partition("t", place.partition))
+                below = position is not None and place.offset < (position.offset or 0)
+                if below and not self.safe(place, n):
+                    self.told.violations.append(f"commit {position} above job {n} at {place}")
 
         self.group.commit = commit  # type: ignore[method-assign]
 
-    def safe(self, offset: int) -> bool:
+    def safe(self, place: Position, n: int) -> bool:
         """Whether a job has taken effect, or is on a tier or among the dead letters."""
-        identity = f"job:job-{offset}"
-        row = self.store.rows.get(identity)
-        if row is not None and row.state == "done":
+        if any(effect.result["n"] == n for effect in self.store.written):
             return True
         return any(
-            _origin(record) == offset
+            origin_of(record) == place
             for topic in (*self.topic.retry_topics, "t.dlt")
             for record in self.broker.records(topic)
         )
@@ -357,49 +362,14 @@ class World:
             if self.todo > 0 and self.random.random() < 0.1:
                 self.submit()
             if self.replays and told.replays < REPLAYS_MAX and self.random.random() < 0.03:
-                self.operate()
+                operate(self)
+            if self.p_prune and self.random.random() < self.p_prune:
+                prune(self)
             self.act()
-            if told.ticks % 20 == 0 and self.quiet() and not (self.hold and self.operate()):
+            if told.ticks % 20 == 0 and self.quiet() and not (self.hold and operate(self)):
                 told.ended = True
                 return told
         return told
-
-    def operate(self) -> bool:
-        """Replay a key's dead letters, as an operator does; the command may break off."""
-        place = (GROUP, "t", 0)
-        letters = in_order(
-            letter for record in self.broker.records("t.dlt") if (letter := letter_of(record))
-        )
-        rows, closed = self.store.rows, self.store.closed.get(place, {})
-        waiting = [
-            each
-            for each in letters
-            if each.identity not in rows or rows[each.identity].state != "done"
-        ]
-        keys = sorted(closed if self.hold else {each.record.key or b"" for each in waiting})
-        if not keys:
-            return False
-        key = self.random.choice(keys)
-        if self.hold:
-            first = closed[key].offset
-            waiting = [each for each in waiting if each.hop.origin.offset >= first]
-            if first not in {each.hop.origin.offset for each in letters}:
-                return True  # Its letter has not landed yet.
-        self.told.replays += 1
-        self.replay += 1
-        records = [
-            replayed(each, topic="t", replay=self.replay)
-            for each in waiting
-            if each.record.key == key
-        ]
-        if self.hold:
-            records.append(replay_end(topic="t", partition=0, key=key, replay=self.replay))
-        if self.happens(0.2):
-            records = records[: self.random.randint(0, len(records))]
-        for each in records:
-            self.broker.land(each)
-            self.told.replayed += 1
-        return True
 
     def act(self, *, inside: bool = False) -> None:
         """Let one member do one thing."""
@@ -414,6 +384,8 @@ class World:
                 self.act_zombie(member)
             else:
                 member.worker.step()
+                told = bounds_broken(member.worker, member.pool)
+                self.told.violations += [f"bound: {each}" for each in told]
         except Crash:
             if inside:
                 raise
@@ -451,7 +423,8 @@ class World:
         elif chance < 0.6:
             live = [m.log.member for m in self.members if m.log.member in self.group.members]
             if live:
-                self.group.reassign({MAIN: self.random.choice(live)})
+                number = self.random.randrange(self.partitions)
+                self.group.reassign({Partition("t", number): self.random.choice(live)})
         elif chance < 0.9:
             member.log.expel()
             member.zombie = True
@@ -474,8 +447,8 @@ class World:
             return False
         if any(queue for m in self.members for queue in m.log.outbox.values()):
             return False
-        for name in (self.topic.name, *self.topic.retry_topics):
-            partition = Partition(name, 0)
+        names = (self.topic.name, *self.topic.retry_topics)
+        for partition in (each for name in names for each in self.broker.partitions_of(name)):
             last = self.broker.read(partition, 0, 10**9)
             found = self.group.committed.get(partition)
             if last and (found is None or (found.offset or 0) <= last[-1].offset):
@@ -483,9 +456,18 @@ class World:
         return True
 
 
-def _origin(record: Record) -> int | None:
-    hop = headers.read_hop(record)
-    return None if hop is None else hop.origin.offset
+def bounds_broken(worker: Worker, pool: ManualPool) -> list[str]:
+    """After a whole turn: what is full is paused, and no more runs than there is room for."""
+    broken = []
+    for each in worker.assignments:
+        for partition, lane in zip(each.partitions, each.lanes, strict=True):
+            if lane.full and partition not in each.paused:
+                broken.append(f"{partition} is full and goes on")
+        if each.fence.full and each.partition not in each.paused:
+            broken.append(f"the fence of {each.partition} is full and it goes on")
+    if pool.free < 0:
+        broken.append("more slices than slots")
+    return broken
 
 
 def _nothing(topic: str, status: JobStatus) -> bytes:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from processor.core.holds import Closed
+from processor.engine.operations import ClosedKey, Operation, PurgedJob
 from processor.engine.ports import Death, HeldJob, Ledger, LedgerRow, Owner, OwnershipLost
 from processor.errors import PermanentError, SinkUnavailable
 from processor.model import Effect, Failure, Position
@@ -561,3 +562,56 @@ def test_job_that_is_done_is_not_held(ledger: Ledger):
     ledger.held(OWNER, [held(2)])
 
     assert ledger.end_replay(OWNER, b"k", 1)
+
+
+# What operators ask of the embedded ledger.
+
+
+@pytest.fixture
+def operated(tmp_path: Path) -> Iterator[SqliteLedger]:
+    made = SqliteLedger(tmp_path / "l.db", clock=lambda: 7.0)
+    yield made
+    made.close()
+
+
+def test_closed_keys_are_told_with_what_is_held_behind_them(operated: SqliteLedger):
+    operated.dying(OWNER, [closing(1), closing(2, key=b"b")])
+    operated.held(OWNER, [held(3), held(4)])
+
+    assert operated.closed_keys("g", "t") == [
+        ClosedKey(3, b"b", 2, 0, 7.0, 0), ClosedKey(3, b"k", 1, 0, 7.0, 2),
+    ]  # fmt: skip
+    assert operated.closed_keys("g", "u") == []
+
+
+def test_operations_have_growing_numbers_and_an_end(operated: SqliteLedger):
+    first = operated.begin("replay", group="g", topic="t", who="me", filters={"key": "k"})
+    second = operated.begin("purge", group="g", topic="t", who="me", filters={})
+    operated.end(first, "ended", jobs=3, keys=1)
+
+    newest, oldest = operated.operations(5)
+
+    assert first < second
+    assert (newest.number, newest.state) == (second, "begun")
+    assert oldest == Operation(
+        first, "replay", "g", "t", "me", {"key": "k"}, "ended", 3, 1, 7.0, 7.0
+    )
+    assert operated.operations(1) == [newest]
+
+
+def test_purged_job_is_held_no_more_and_no_replay_runs_it(operated: SqliteLedger):
+    operated.dying(OWNER, [closing(1)])
+    operated.held(OWNER, [held(2)])
+    operated.record(OWNER, [effect(3)])
+    purged = [
+        PurgedJob(f"job:job-{n}", f"job-{n}", "count", b"k", 0, Position("t", 3, n))
+        for n in (1, 2, 3)
+    ]
+
+    operated.purge("g", purged)
+
+    assert [state_of(operated, f"job:job-{n}") for n in (1, 2, 3)] == [
+        ("job-1", "purged"), ("job-2", "purged"), ("job-3", "done"),
+    ]  # fmt: skip
+    assert operated.record(OWNER, [replace(effect(2), replay=99)]) == set()
+    assert operated.end_replay(OWNER, b"k", 1)
