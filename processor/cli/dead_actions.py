@@ -101,11 +101,17 @@ def _act(
 ) -> None:
     from processor.cli.declared import declared_topics
     from processor.dead_plan import shown
+    from processor.errors import UsageError
     from processor.settings import load_settings
 
     settings = load_settings()
     topic = declared_topics(settings, (topic_name,))[0]
     ledger = ledger_of(settings, needed=True)
+    if ledger is None and action != "replay":
+        raise UsageError(
+            f"`dead {action}` needs a ledger, and ledger.url is `none`: nothing would remember it",
+            hint="without a ledger only `dead replay` does anything",
+        )
     wanted = filter_of(**given)
     planned = _planned(
         settings, topic, ledger, action, wanted,

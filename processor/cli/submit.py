@@ -287,5 +287,5 @@ def _print_outcomes(waiter: StatusReader, job_ids: list[str], timeout: float) ->
     until = time.monotonic() + timeout
     for status in waiter.wait_for(job_ids, until=until):
         click.echo(json.dumps(status, default=str))
-        alive = alive and status["state"] != "dead"
+        alive = alive and status["state"] not in ("dead", "held")
     return alive

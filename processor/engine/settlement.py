@@ -114,7 +114,8 @@ class Settlement:
                 self._add_status(steps, entry, assignment, verdict, now)
                 self._tell_failure(entry, failure, "job is dead", None)
             case Done():
-                if assignment.holds.enabled and entry.hop.replay > 0 and entry.record.key:
+                keyed = entry.record.key is not None  # An empty key is one.
+                if assignment.holds.enabled and entry.hop.replay > 0 and keyed:
                     steps.append(Note.UNHELD)
                     assignment.holds.tell(key_of(entry))
                 self._add_status(steps, entry, assignment, verdict, now)

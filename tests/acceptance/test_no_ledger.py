@@ -92,6 +92,16 @@ def test_policy_hold_needs_a_ledger(project: Project) -> None:
     project.run("work", "handlers:app", "--topic", topic).refused(2, "hold", "ledger.url")
 
 
+def test_giving_jobs_up_needs_a_ledger(project: Project) -> None:
+    project.write_settings(ledger={"url": "none"})
+    project.add_schema("order.count", [{"name": "key", "type": "string"}])
+    topic = project.add_topic("given", ["order.count"])
+    project.provision()
+
+    for action in ("purge", "release"):
+        project.run("dead", action, topic, "--yes").refused(2, "needs a ledger", "none")
+
+
 def effects(project: Project) -> list[tuple[str, int]]:
     found = Path(project.folder) / "effects"
     lines = found.read_text().splitlines() if found.exists() else []

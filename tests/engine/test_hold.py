@@ -84,6 +84,20 @@ def test_replay_runs_the_sequence_in_order_and_opens_the_key(bench: Bench):
     assert bench.logger.told("key released")
 
 
+def test_empty_key_is_a_key(bench: Bench):
+    bench.submit(0, "")
+    bench.submit(1, "")
+    dead_at(bench, 0)
+    member = bench.member(hold=True)
+    member.go(20)
+
+    bench.replay(1, 0, 1, key="")
+    member.go(20)
+
+    assert bench.effects() == [0, 1]
+    assert bench.ledger.holds(OWNER) == {}
+
+
 def test_replayed_job_is_tried_as_often_as_a_new_one(bench: Bench):
     bench.submit(0)
     bench.fail(0, times=5)
