@@ -109,10 +109,11 @@ def list_(
     settings = load_settings()
     wanted = filter_of(state=state, **given)
     states = ("dead", "held", "done", "purged") if all_states or state else ("dead", "held")
+    topics = declared_topics(settings, topic_names)
     ledger = ledger_of(settings)
     found = (
         letter
-        for topic in declared_topics(settings, topic_names)
+        for topic in topics
         for letter in dead_letters(settings, topic, ledger)
         if letter.state in states and wanted.takes(letter)
     )
@@ -140,10 +141,11 @@ def show(job_id: str, topic_name: str | None, as_json: bool) -> None:
     from processor.settings import load_settings
 
     settings = load_settings()
+    topics = declared_topics(settings, (topic_name,) if topic_name else ())
     ledger = ledger_of(settings)
     found = [
         replace(dead, letter=letter).details()
-        for topic in declared_topics(settings, (topic_name,) if topic_name else ())
+        for topic in topics
         for dead in dead_letters(settings, topic, ledger)
         if dead.job.job_id == job_id
         for letter in fetched(settings, [dead.letter])
@@ -172,6 +174,7 @@ def keys(topic_names: tuple[str, ...], as_json: bool) -> None:
     from processor.settings import load_settings
 
     settings = load_settings()
+    topics = declared_topics(settings, topic_names)
     ledger = ledger_of(settings)
     rows = [
         {
@@ -183,7 +186,7 @@ def keys(topic_names: tuple[str, ...], as_json: bool) -> None:
             "dead_job": f"{topic.name}-{each.partition}-{each.offset}",
             "replay": each.replay,
         }
-        for topic in declared_topics(settings, topic_names)
+        for topic in topics
         for each in (ledger.closed_keys(settings.worker.group, topic.name) if ledger else ())
     ]
     output.emit(rows, ("topic", "partition", "key", "held", "since", "dead_job"), as_json=as_json)

@@ -31,8 +31,8 @@ def why(key_or_job_id: str, topic_name: str | None, limit: int, as_json: bool) -
     from processor.why import Waiting
 
     settings = load_settings()
-    ledger = ledger_of(settings)
     topics = declared_topics(settings, (topic_name,) if topic_name else ())
+    ledger = ledger_of(settings)
     found = []
     for topic in topics:
         waiting = Waiting(settings, topic, ledger)
