@@ -119,6 +119,7 @@ class Worker:
         self._lanes: dict[Partition, tuple[Assignment, Lane]] = {}
         self._untaken: dict[Partition, float] = {}  # Ours in the group, to be taken again at.
         self._commit_at = 0.0
+        self._refused_until = 0.0  # A commit that a job waits for is not repeated at once.
         self._commit_all_at = clock.monotonic() + COMMIT_ALL_SECONDS
         self._quiet_turns = 0
         self._stopping = False
@@ -192,8 +193,9 @@ class Worker:
         self._runs.police()
         self._settlement.flush()
         self._regulate()
+        now = self._clock.monotonic()
         waits = any(self._settlement.waits_for_commit(each) for each in self.assignments)
-        if waits or self._clock.monotonic() >= self._commit_at:
+        if now >= self._commit_at or (waits and now >= self._refused_until):
             self._commit(self.assignments)
         return moved
 
@@ -265,6 +267,7 @@ class Worker:
         try:
             self._log.commit(moved)
         except (CommitRefused, OutageError) as fault:
+            self._refused_until = self._commit_at
             self._telemetry.committed("refused" if isinstance(fault, CommitRefused) else "failed")
             if isinstance(fault, OutageError):
                 self.outages.heard("broker")

@@ -73,7 +73,7 @@ def test_key_waits_behind_a_death_until_a_later_commit_is_accepted(bench: Bench)
     bench.submit(0)
     bench.submit(1)
     bench.fail(0, fault=NEVER)
-    member = bench.member(commit_interval_seconds=5.0)
+    member = bench.member()
     refusals = [CommitRefused("not now")] * 2
 
     def refuse(_: Any) -> None:
