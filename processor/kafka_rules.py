@@ -44,9 +44,6 @@ KAFKA_REFUSED: dict[str, KafkaRule] = {
         "set worker.start_from and worker.when_offset_lost",
     ),
     "group.id": KafkaRule(_only(), "the group also names the ledger's rows", "set worker.group"),
-    "group.instance.id": KafkaRule(
-        _only(), "two processes of one worker would fence each other with it"
-    ),
     "enable.partition.eof": KafkaRule(_only("false"), "an end of partition is no record"),
     "allow.auto.create.topics": KafkaRule(
         _only("false"),

@@ -28,6 +28,7 @@ from processor.settings import Settings
 BACKOFF_SECONDS_MAX = 30.0
 STEADY_SECONDS = 60.0  # A worker that lived so long starts with a fresh backoff.
 OVERTIME_SECONDS = 5.0  # After its own hard limit a worker that is still there is killed.
+INSTANCE_ID = "PROCESSOR_KAFKA_GROUP_INSTANCE_ID"
 MISUSE = 2  # A worker that exits so was started wrongly: starting it again cannot help.
 
 
@@ -46,7 +47,8 @@ def supervise(arguments: Sequence[str], *, processes: int, settings: Settings) -
     """Run `processor ARGUMENTS` N times until SIGTERM or SIGINT, which all of them are passed.
 
     A second signal is passed on too. With `worker.metrics_port`, worker n serves on that port plus
-    n. Raises ProcessorError when a worker was started wrongly, or did not stop cleanly.
+    n; with `kafka.group.instance.id`, its id ends in -n. Raises ProcessorError when a worker was
+    started wrongly, or did not stop cleanly.
     """
     configure_logging(settings.log, secrets=settings.secrets())
     logger = worker_logger("supervisor")
@@ -101,10 +103,21 @@ def _keep(
         place.process = subprocess.Popen(  # noqa: S603 - our own command.
             [sys.executable, "-m", __name__, str(pipe), *arguments, *more],
             stdin=subprocess.DEVNULL,
+            env=environment_of(place.number, settings),
             pass_fds=(pipe,),
             process_group=0,
         )
         place.started_at = now
+
+
+def environment_of(number: int, settings: Settings) -> dict[str, str]:
+    """Make a worker's environment: as ours, but a static member's id must be its own."""
+    environment = dict(os.environ)
+    instance_id = settings.kafka.get("group.instance.id")
+    if instance_id is not None:
+        environment.pop(f"{INSTANCE_ID}_FILE", None)  # Both would be a fault.
+        environment[INSTANCE_ID] = f"{instance_id}-{number}"
+    return environment
 
 
 def _terminate(places: Sequence[_Place]) -> None:

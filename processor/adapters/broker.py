@@ -138,6 +138,20 @@ def fault_of(error: KafkaError, settings: Mapping[str, Any], what: str) -> Proce
     )
 
 
+def fault_while_serving(
+    error: KafkaError, settings: Mapping[str, Any], what: str
+) -> ProcessorError:
+    """Turn a Kafka error of a running worker into ours.
+
+    Every topic was there when the worker started: one that a broker does not know it does not know
+    yet, as just after its own start.
+    """
+    fault = fault_of(error, settings, what)
+    if isinstance(fault, TopicMissing):
+        return BrokerUnavailable(fault.message, hint=fault.hint)
+    return fault
+
+
 def servers_of(settings: Mapping[str, Any]) -> str:
     """Name the brokers, for messages."""
     return str(settings.get("bootstrap.servers", "none set"))

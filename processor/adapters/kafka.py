@@ -21,19 +21,26 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from processor.adapters.broker import Heard, TopicMissing, fault_of, kafka_error, made, servers_of
+from processor.adapters.broker import (
+    Heard,
+    fault_of,
+    fault_while_serving,
+    kafka_error,
+    made,
+    servers_of,
+)
+from processor.adapters.kafka_scan import record_of, scan
 from processor.adapters.kafka_settings import (
     client_id,
     consumer_settings,
     producer_settings,
-    scanner_settings,
 )
+from processor.adapters.membership import IdInUse, Rejoin, end_of
 from processor.engine.ports import CommitRefused, Committed, Delivery, Rebalance
 from processor.errors import BrokerUnavailable, ProcessorError, UsageError
 from processor.model import Outgoing, Partition, Record
 
 CALL_SECONDS = 15.0
-SCAN_RECORDS = 2_000
 TELL_AGAIN_SECONDS = 10.0  # While a broker is away its client says so 20 times a second.
 
 _LOGGER = logging.getLogger(__name__)
@@ -46,6 +53,7 @@ _REFUSED = {
     KafkaError._STATE,
     KafkaError._ASSIGNMENT_LOST,
     KafkaError._NO_OFFSET,
+    KafkaError._FATAL,  # `poll` tells why.
     113,  # STALE_MEMBER_EPOCH: the member has to learn of a newer assignment first.
     110,  # FENCED_MEMBER_EPOCH
     25,  # UNKNOWN_MEMBER_ID
@@ -67,15 +75,20 @@ class KafkaLog:
         if consumed.get("group.protocol", "classic") == "classic":
             self._cooperative = "cooperative" in strategy
         consumed["error_cb"] = self._on_error
+        self._consumed = consumed
         self._consumer = made(Consumer, consumed)
+        self._rejoin = Rejoin(str(consumed.get("group.instance.id", "")), group)
         produced = producer_settings(settings, client_id(name))
         # An append is never given up by itself: what came after it must not land without it.
         produced.setdefault("message.timeout.ms", 0)
         produced["error_cb"] = self._on_error
         self._producer = made(Producer, produced)
-        self._closed = False
+        self._closed = self._ended = False
         self._starts: dict[Partition, int] = {}  # What is assigned, and where reading it began.
         self._unassigned: set[Partition] = set()  # While the present `poll` goes on.
+        self._topics: list[str] = []
+        self._rebalance: Rebalance | None = None
+        self._given: set[Partition] = set()  # The main partitions that the group has given us.
 
     def _on_error(self, error: KafkaError) -> None:
         self._heard(error)
@@ -87,20 +100,14 @@ class KafkaLog:
             _LOGGER.warning("the Kafka client has trouble: %s", error.str())
 
     def _fault(self, error: KafkaError, what: str) -> ProcessorError:
-        """Tell a call's fault while serving.
-
-        Every topic was there when the worker started: one that a broker does not know it does not
-        know yet, as just after its own start.
-        """
-        fault = fault_of(error, self._settings, what)
-        if isinstance(fault, TopicMissing):
-            return BrokerUnavailable(fault.message, hint=fault.hint)
-        return fault
+        return fault_while_serving(error, self._settings, what)
 
     def subscribe(self, topics: Sequence[str], rebalance: Rebalance) -> None:
         """Join the group for these main topics."""
+        self._topics, self._rebalance = list(topics), rebalance
 
         def assigned(_: Consumer, given: list[TopicPartition]) -> None:
+            self._given.update(_partitions(given))
             rebalance.assigned(_partitions(given))
             # What a callback leaves unassigned the client assigns by itself, to be read from where
             # nobody decided. An empty list says that nothing is meant to be.
@@ -111,10 +118,12 @@ class KafkaLog:
 
         def revoked(_: Consumer, given: list[TopicPartition]) -> None:
             rebalance.revoked(_partitions(given))
+            self._given.difference_update(_partitions(given))
             self._let_go()
 
         def lost(_: Consumer, given: list[TopicPartition]) -> None:
             rebalance.lost(_partitions(given))
+            self._given.difference_update(_partitions(given))
             self._let_go()
 
         self._consumer.subscribe(list(topics), on_assign=assigned, on_revoke=revoked, on_lost=lost)
@@ -125,6 +134,8 @@ class KafkaLog:
         if self._client_error is not None:
             error, self._client_error = self._client_error, None
             raise fault_of(error, self._settings, "client")
+        if self._rejoin.waiting and not self._joins_again(timeout_seconds):
+            return []
         first = self._consumer.poll(timeout_seconds)
         if first is None:
             return []
@@ -140,6 +151,9 @@ class KafkaLog:
         error = message.error()
         if error is None:
             return record_of(message)
+        if error.code() == KafkaError._FATAL:
+            self._end(error)
+            return None
         if error.code() == KafkaError._AUTO_OFFSET_RESET:
             raise ProcessorError(
                 f"{message.topic()}[{message.partition()}]: the offset to read is no longer on the "
@@ -150,6 +164,33 @@ class KafkaLog:
         if isinstance(fault, UsageError):
             raise fault
         return None  # The client goes on by itself; a partition without progress is reported.
+
+    def _end(self, error: KafkaError) -> None:
+        """Drop what this member had, since it has ended for good; then try again or tell why."""
+        self._ended = True
+        assert self._rebalance is not None
+        if self._given:
+            self._rebalance.lost(sorted(self._given))
+            self._given.clear()
+        self._starts.clear()
+        self._consumer.close()
+        fault = end_of(error, self._settings, self._rejoin)
+        if not isinstance(fault, IdInUse):
+            raise fault
+        self._rejoin.later(time.monotonic())
+
+    def _joins_again(self, timeout_seconds: float) -> bool:
+        """Wait, and join with a new client once it is time."""
+        left = self._rejoin.at - time.monotonic()
+        if left > 0:
+            time.sleep(min(left, timeout_seconds))
+            return False
+        assert self._rebalance is not None
+        self._consumer = made(Consumer, self._consumed)
+        self._ended = False
+        self._rejoin.begun()
+        self.subscribe(self._topics, self._rebalance)
+        return True
 
     def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Committed]:
         """Ask the group's coordinator."""
@@ -204,6 +245,8 @@ class KafkaLog:
         self._unassigned.update(partitions)
         # What is assigned is known here: a client that is closing does not answer any more.
         gone = [each for each in partitions if self._starts.pop(each, None) is not None]
+        if self._ended:
+            return
         if self._cooperative:
             if gone:
                 self._consumer.incremental_unassign([TopicPartition(*each) for each in gone])
@@ -301,34 +344,7 @@ class KafkaLog:
 
     def scan(self, ranges: Mapping[Partition, tuple[int, int]]) -> Iterator[Record]:
         """Read with a consumer of its own, outside the group's assignment."""
-        left = {each: end for each, (start, end) in ranges.items() if start < end}
-        scanner = made(Consumer, scanner_settings(self._settings))
-        try:
-            given = [TopicPartition(*each, ranges[each][0]) for each in left]
-            scanner.assign(given)
-            until = time.monotonic() + CALL_SECONDS
-            while left:
-                for message in scanner.consume(SCAN_RECORDS, 0.1):
-                    error = message.error()
-                    where = Partition(message.topic() or "", message.partition() or 0)
-                    if error is not None:
-                        if error.code() != KafkaError._PARTITION_EOF:
-                            raise self._fault(error, f"scanning {where}")
-                    elif (message.offset() or 0) < left.get(where, 0):
-                        yield record_of(message)
-                        until = time.monotonic() + CALL_SECONDS
-                positions = scanner.position([TopicPartition(*each) for each in left])
-                for each in positions:
-                    # The position passes what is not there: gaps of compaction and transactions.
-                    if each.offset >= left[Partition(each.topic, each.partition)]:
-                        del left[Partition(each.topic, each.partition)]
-                if left and time.monotonic() > until:
-                    raise BrokerUnavailable(
-                        f"Kafka at {servers_of(self._settings)} did not give what is on "
-                        f"{next(iter(left))} within {CALL_SECONDS:.0f} s"
-                    )
-        finally:
-            scanner.close()
+        return scan(self._settings, ranges, CALL_SECONDS)
 
     def deliveries(self) -> list[Delivery]:
         """Take the answers that have come."""
@@ -339,11 +355,12 @@ class KafkaLog:
         return taken
 
     def close(self) -> None:
-        """Leave the group. Twice does no harm."""
+        """Leave the group; a static member only lets go. Twice does no harm."""
         if not self._closed:
             self._closed = True
             self._producer.poll(0)
-            self._consumer.close()
+            if not self._ended:
+                self._consumer.close()
 
 
 def produce(producer: Producer, outgoing: Outgoing, answered: Any) -> None:
@@ -365,19 +382,6 @@ def produce(producer: Producer, outgoing: Outgoing, answered: Any) -> None:
             headers=outgoing.headers,  # type: ignore[arg-type]
             on_delivery=answered,
         )
-
-
-def record_of(message: Message) -> Record:
-    """Take a message's bytes."""
-    return Record(
-        message.topic() or "",
-        message.partition() or 0,
-        message.offset() or 0,
-        message.key(),
-        message.value(),
-        message.headers() or [],
-        message.timestamp()[1],
-    )
 
 
 def _partitions(given: Sequence[TopicPartition]) -> list[Partition]:

@@ -18,7 +18,7 @@ from processor.adapters.broker import (
     servers_of,
     topics_found,
 )
-from processor.adapters.kafka import record_of
+from processor.adapters.kafka_scan import record_of
 from processor.adapters.kafka_settings import client_id, consumer_settings
 from processor.errors import BrokerUnavailable, ProcessorError, UsageError
 from processor.model import Partition, Record

@@ -1,0 +1,63 @@
+"""Read ranges of partitions outside any group: what a takeover looks at in the tiers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+
+from processor.adapters.broker import fault_while_serving, made, servers_of
+from processor.adapters.kafka_settings import scanner_settings
+from processor.errors import BrokerUnavailable
+from processor.model import Partition, Record
+
+SCAN_RECORDS = 2_000
+
+
+def scan(
+    settings: Mapping[str, Any], ranges: Mapping[Partition, tuple[int, int]], seconds_max: float
+) -> Iterator[Record]:
+    """Read each partition from an offset to before another; so long may pass without a record."""
+    left = {each: end for each, (start, end) in ranges.items() if start < end}
+    scanner = made(Consumer, scanner_settings(settings))
+    try:
+        given = [TopicPartition(*each, ranges[each][0]) for each in left]
+        scanner.assign(given)
+        until = time.monotonic() + seconds_max
+        while left:
+            for message in scanner.consume(SCAN_RECORDS, 0.1):
+                error = message.error()
+                where = Partition(message.topic() or "", message.partition() or 0)
+                if error is not None:
+                    if error.code() != KafkaError._PARTITION_EOF:
+                        raise fault_while_serving(error, settings, f"scanning {where}")
+                elif (message.offset() or 0) < left.get(where, 0):
+                    yield record_of(message)
+                    until = time.monotonic() + seconds_max
+            positions = scanner.position([TopicPartition(*each) for each in left])
+            for each in positions:
+                # The position passes what is not there: gaps of compaction and transactions.
+                if each.offset >= left[Partition(each.topic, each.partition)]:
+                    del left[Partition(each.topic, each.partition)]
+            if left and time.monotonic() > until:
+                raise BrokerUnavailable(
+                    f"Kafka at {servers_of(settings)} did not give what is on "
+                    f"{next(iter(left))} within {seconds_max:.0f} s"
+                )
+    finally:
+        scanner.close()
+
+
+def record_of(message: Message) -> Record:
+    """Take a message's bytes."""
+    return Record(
+        message.topic() or "",
+        message.partition() or 0,
+        message.offset() or 0,
+        message.key(),
+        message.value(),
+        message.headers() or [],
+        message.timestamp()[1],
+    )
