@@ -20,6 +20,8 @@ _CONSUMER: dict[str, Any] = {
     "enable.partition.eof": False,
     "auto.offset.reset": "error",
     "check.crcs": True,
+    # A broker that hangs keeps the loop in a commit for as long; the client would wait for 60 s.
+    "socket.timeout.ms": 15_000,
     "fetch.queue.backoff.ms": 50,  # The default of a second makes the intake a saw-tooth.
     "fetch.wait.max.ms": 100,
     "queued.min.messages": 5000,

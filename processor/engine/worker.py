@@ -267,7 +267,9 @@ class Worker:
         try:
             self._log.commit(moved)
         except (CommitRefused, OutageError) as fault:
-            self._refused_until = self._commit_at
+            # From now on: it may have taken longer than the interval, and the loop has more to do.
+            again = self._clock.monotonic() + self._limits.commit_interval_seconds
+            self._commit_at = self._refused_until = again
             self._telemetry.committed("refused" if isinstance(fault, CommitRefused) else "failed")
             if isinstance(fault, OutageError):
                 self.outages.heard("broker")

@@ -174,7 +174,6 @@ CASES = {
     "no idempotence": kafka("ENABLE_IDEMPOTENCE", "false", "duplicates a job"),
     "another partitioner": kafka("PARTITIONER", "random", "split the key"),
     "another group": kafka("GROUP_ID", "mine", "set worker.group"),
-    "static member": kafka("GROUP_INSTANCE_ID", "a", "fence each other"),
     "unknown client setting": Case(
         ("work", "handlers:app"), MISUSE, ('"no.such.setting"',), "config show",
         env={"PROCESSOR_KAFKA_NO_SUCH_SETTING": "1"},
