@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, get_type_hints
 
 from processor.engine.job import JobSpec
@@ -11,6 +11,7 @@ from processor.engine.ports import Sink, TransactionalSink
 from processor.errors import ContractError, UsageError
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
+AnySink = Sink | TransactionalSink
 
 
 class App:
@@ -33,17 +34,20 @@ class App:
         topic: str | None = None,
         timeout: float | str | None = None,
         permanent: Iterable[type[BaseException]] = (),
-        sink: Sink | TransactionalSink | None = None,
+        sink: AnySink | Sequence[AnySink] | None = None,
     ) -> Callable[[Handler], Handler]:
         """Register a handler: a function or coroutine of `(payload)` or `(payload, ctx)`.
 
         `topic`: the main topic, where the topic files do not say it. `timeout`: seconds, or "5m".
         `permanent`: exceptions for which repeating cannot help. `sink`: where the return value
-        goes; default: with the ledger's row. The payload's annotation decides what the handler is
+        goes, one sink or several, in the order of their writes; default: with the ledger's row. A
+        generator's values go there as a list. The payload's annotation decides what the handler is
         given: a dataclass (or pydantic model), else the decoded mapping.
         """
         if job_type in self.jobs:
             raise UsageError(f"job type `{job_type}` has two handlers")
+
+        sinks = _sinks(job_type, sink)
 
         def register(handler: Handler) -> Handler:
             self.jobs[job_type] = JobSpec(
@@ -51,10 +55,10 @@ class App:
                 topic=topic,
                 call=_calling(job_type, handler),
                 convert=_converting(job_type, handler),
-                is_async=inspect.iscoroutinefunction(handler),
+                is_async=_is_async(handler),
                 timeout_seconds=_seconds(job_type, timeout),
                 permanent=tuple(permanent),
-                sink=sink,
+                sinks=sinks,
             )
             return handler
 
@@ -78,9 +82,38 @@ def _calling(job_type: str, handler: Callable[..., Any]) -> Callable[[Any, Any],
         raise UsageError(
             f"the handler of `{job_type}` takes nothing", hint="define it as (payload, ctx)"
         )
+    collected = _collecting(handler)
     if len(parameters) > 1 or parameters[0].kind is inspect.Parameter.VAR_POSITIONAL:
-        return handler
-    return lambda payload, _: handler(payload)
+        return collected
+    return lambda payload, _: collected(payload)
+
+
+def _is_async(handler: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(handler) or inspect.isasyncgenfunction(handler)
+
+
+def _collecting(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a list of what a generator yields; any other handler stays what it is."""
+    if inspect.isgeneratorfunction(handler):
+        return lambda *given: list(handler(*given))
+    if inspect.isasyncgenfunction(handler):
+
+        async def collect(*given: Any) -> list[Any]:
+            return [each async for each in handler(*given)]
+
+        return collect
+    return handler
+
+
+def _sinks(job_type: str, given: AnySink | Sequence[AnySink] | None) -> tuple[AnySink, ...]:
+    sinks = () if given is None else tuple(given) if isinstance(given, Sequence) else (given,)
+    for each in sinks:
+        if not hasattr(each, "write") and not isinstance(each, TransactionalSink):
+            raise UsageError(
+                f"`{each!r}` is no sink for `{job_type}`",
+                hint="a sink has `write(effects)` or `write_in(transaction, effects)`",
+            )
+    return sinks
 
 
 def _converting(job_type: str, handler: Callable[..., Any]) -> Callable[[Any], Any]:

@@ -101,6 +101,7 @@ class Effect:
     key: str | None
     result: Any
     replay: int = 0  # The operator's replay that it was run for.
+    payload_hash: str | None = None  # Where a producer named the job with an idempotency key.
 
 
 @dataclass(frozen=True, slots=True)

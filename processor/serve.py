@@ -21,7 +21,6 @@ from processor.adapters.logs import configure_logging, key_hash, worker_logger
 from processor.adapters.metrics import Metrics
 from processor.adapters.objects.stores import Objects
 from processor.adapters.pool import CoroutineThread, ThreadPool
-from processor.adapters.reader import TopicReader
 from processor.adapters.registry import Registry
 from processor.app import App
 from processor.contracts.avro import Decoder, Encoder, subject_for
@@ -31,9 +30,10 @@ from processor.contracts.schemas import SchemaSet
 from processor.contracts.topics import Topic, TopicSet
 from processor.core.lane import Entry, Ordering
 from processor.core.retry import RetryPolicy
+from processor.engine.call import Caller
 from processor.engine.job import JobSpec
 from processor.engine.outcomes import away
-from processor.engine.ports import Ledger, Owner, TransactionalSink
+from processor.engine.ports import Owner
 from processor.engine.run import Runner
 from processor.engine.takeover import Rules, Takeover
 from processor.engine.telemetry import Check, Health
@@ -41,10 +41,17 @@ from processor.engine.watch import Stall
 from processor.engine.worker import Limits, Worker
 from processor.errors import OutageError, UsageError
 from processor.model import JobHeaders, JobStatus, Partition
-from processor.settings import NO_LEDGER, Settings, masked
+from processor.preflight import (
+    check_topics,
+    check_without_ledger,
+    ledger_of,
+    prepare_sinks,
+    served_topics,
+)
+from processor.settings import Settings, masked
 
 if TYPE_CHECKING:
-    from processor.sinks.sqlite import SqliteLedger
+    pass
 
 JOB_STATUS = "processor.JobStatus"
 LOOP_SECONDS_MAX = 60.0  # A commit may wait for its coordinator; a loop that waits longer hangs.
@@ -92,53 +99,6 @@ def load_app(target: str) -> App:
     return app
 
 
-def open_ledger(settings: Settings, *, existing: bool = False) -> SqliteLedger:
-    """Open the ledger that the settings name; `existing`: not where it would be made anew."""
-    scheme, _, rest = settings.ledger.url.partition("://")
-    if scheme == "sqlite":
-        from processor.sinks.sqlite import SqliteLedger
-
-        path = Path(rest[1:] if rest.startswith("/") else rest)
-        if existing and not path.exists():
-            raise UsageError(
-                f"there is no ledger at {path.absolute()}",
-                hint="run it in the workers' folder, or set ledger.url as they have it",
-            )
-        return SqliteLedger(path)
-    raise UsageError(
-        f"there is no `{scheme}` ledger yet", hint="use ledger.url = 'sqlite:///path/to/ledger.db'"
-    )
-
-
-def _ledger_of(settings: Settings) -> Ledger:
-    if settings.ledger.url == NO_LEDGER:
-        from processor.sinks.no_ledger import NoLedger
-
-        return NoLedger()
-    return open_ledger(settings)
-
-
-def served_topics(app: App, topics: TopicSet, chosen: Sequence[str]) -> list[Topic]:
-    """Choose the topics to work: those named, or all that take a job type of the app.
-
-    UsageError when a chosen topic takes a job type that the app has no handler for.
-    """
-    if chosen:
-        served = [topics.get(name) for name in chosen]
-    else:
-        names = {spec.topic or topics.for_job(job).name for job, spec in app.jobs.items()}
-        served = [topics.get(name) for name in sorted(names)]
-    for topic in served:
-        missing = [job for job in topic.jobs if job not in app.jobs]
-        if missing:
-            raise UsageError(
-                f"topic `{topic.name}` takes `{missing[0]}`, which this app has no handler for: "
-                "its jobs would go to the dead-letter topic",
-                hint="register a handler, or take the job type out of the topic's file",
-            )
-    return served
-
-
 class Served:
     """A worker with all that it stands on. `run` serves until SIGTERM or SIGINT."""
 
@@ -157,9 +117,10 @@ class Served:
         check_topics(settings, self._topics)
         self._registry = Registry(settings.registry)
         self._metrics = Metrics()
-        self._ledger = _ledger_of(settings)
+        self._ledger = ledger_of(settings)
         if not self._ledger.remembers:
             check_without_ledger(self._topics, app.jobs)
+        prepare_sinks(self._ledger, self._topics, app.jobs)
         self._worker = self._made(app.jobs, schemas)
         self._health_server = self._made_health_server()
 
@@ -172,12 +133,16 @@ class Served:
             jobs=jobs,
             decode=Decoder(self._registry, schemas).decode,
             ledger=self._ledger,
-            objects=objects,
             claims=ClaimStore(objects, store) if store is not None else None,
             clock=clock,
-            timeout_seconds=settings.timeout_seconds,
-            await_result=CoroutineThread().await_result,
-            bind_log=self._bind_log,
+            caller=Caller(
+                ledger=self._ledger,
+                objects=objects,
+                clock=clock,
+                timeout_seconds=settings.timeout_seconds,
+                await_result=CoroutineThread().await_result,
+                bind_log=self._bind_log,
+            ),
             on_outage=self._on_outage,
         )
         rules = {topic.name: rules_of(topic) for topic in self._topics}
@@ -310,46 +275,6 @@ def rules_of(topic: Topic) -> Rules:
         fence=Ordering(topic.fence),
         hold=topic.dead_letter.policy == "hold",
     )
-
-
-def check_without_ledger(topics: Sequence[Topic], jobs: Mapping[str, JobSpec]) -> None:
-    """Refuse what cannot be promised where `ledger.url` is `none`."""
-    hint = "set ledger.url, such as sqlite:///.processor/ledger.db"
-    for topic in topics:
-        if topic.dead_letter.policy == "hold":
-            raise UsageError(
-                f"topic `{topic.name}` has `dead_letter.policy: hold`, and ledger.url is `none`: "
-                "which keys are held is kept in the ledger",
-                hint=f"{hint}, or use the policy `continue`",
-            )
-        for job in topic.jobs:
-            if isinstance(jobs[job].sink, TransactionalSink):
-                raise UsageError(
-                    f"the sink of `{job}` writes in the ledger's transaction, and ledger.url is "
-                    "`none`",
-                    hint=f"{hint}, or use a sink that writes under the job's own name",
-                )
-
-
-def check_topics(settings: Settings, topics: Sequence[Topic]) -> None:
-    """Refuse to start where a topic is missing or a retry topic's partitions differ.
-
-    Job p of a main topic is retried on partition p of its tiers: too few, and it could not be.
-    Only the worker's own topics are asked for, so that it needs no rights on others.
-    """
-    with TopicReader(settings.kafka) as reader:
-        for topic in topics:
-            count = len(reader.partitions(topic.name))
-            if topic.status.publish:
-                reader.partitions(topic.status_topic)
-            for name in (*topic.retry_topics, topic.dead_letter_topic):
-                found = len(reader.partitions(name))
-                if found < count:
-                    raise UsageError(
-                        f"topic `{topic.name}` has {count} partitions, `{name}` has {found}: job p "
-                        "is retried and buried on partition p",
-                        hint="run `processor topics plan`",
-                    )
 
 
 def status_payload(status: JobStatus) -> dict[str, Any]:

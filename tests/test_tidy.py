@@ -53,7 +53,7 @@ CORE_BANNED_CALLS = {"now", "utcnow", "today", "sleep", "open"}
 
 # The only places that may catch every exception, and why each has to.
 MAY_CATCH_EVERYTHING = {
-    "processor/engine/run.py": "calls the handler, which may raise anything",
+    "processor/engine/call.py": "calls the handler, which may raise anything",
     "processor/engine/outcomes.py": "asks a user's exception for its text, which may raise too",
     "processor/serve.py": "imports the user's module, which may raise anything",
     "processor/adapters/pool.py": "hands what a call raised to the loop thread, which decides",
@@ -241,7 +241,7 @@ def test_rule_tells_what_breaks_it(rule: Rule, module: str, source: str):
         (purity_faults, "processor.engine.worker", "import threading"),
         (size_faults, "processor.model", "def f():\n" + "    x = 1\n" * (FUNCTION_LINES_MAX - 1)),
         (print_faults, "processor.cli.work", "console.print('x')"),
-        (catch_faults, "processor.engine.run", "try: ...\nexcept Exception: ..."),
+        (catch_faults, "processor.engine.call", "try: ...\nexcept Exception: ..."),
         (catch_faults, "processor.model", "try: ...\nexcept ValueError: ..."),
         (catch_faults, "processor.model", "try: ...\nexcept (KeyError, *FAULTS): ..."),
         (

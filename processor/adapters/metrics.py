@@ -158,6 +158,12 @@ LATE_RESULTS = Definition(
     "Results dropped because their assignment had ended.",
     ("topic",),
 )
+IDEMPOTENCY_CONFLICTS = Definition(
+    "processor_idempotency_conflicts_total",
+    "counter",
+    "Jobs not run whose idempotency key was used before, for another payload.",
+    ("job_type",),
+)
 BUILD = Definition("processor_build", "gauge", "Always 1; the label is the version.", ("version",))
 
 CATALOGUE: Final = (
@@ -182,6 +188,7 @@ CATALOGUE: Final = (
     OUTAGE_PAUSES,
     PRODUCE_ERRORS,
     LATE_RESULTS,
+    IDEMPOTENCY_CONFLICTS,
     BUILD,
 )
 
@@ -230,6 +237,7 @@ class Metrics(Telemetry):
         self._outages = self._made(Counter, OUTAGE_PAUSES)
         self._produce_errors = self._made(Counter, PRODUCE_ERRORS)
         self._late_results = self._made(Counter, LATE_RESULTS)
+        self._conflicts = self._made(Counter, IDEMPOTENCY_CONFLICTS)
         self._made(Gauge, BUILD).labels(processor.__version__).set(1)
 
     def consumed(self, topic: str, count: int) -> None:
@@ -311,6 +319,10 @@ class Metrics(Telemetry):
     def late_results(self, topic: str, count: int = 1) -> None:
         """Count dropped results."""
         self._late_results.labels(topic).inc(count)
+
+    def idempotency_conflict(self, job_type: str) -> None:
+        """Count a job that was not run."""
+        self._conflicts.labels(job_type).inc()
 
     def _made(self, kind: type[_Wrapper], metric: Definition) -> _Wrapper:
         return kind(metric.name, metric.sentence, metric.labels, registry=self.registry)

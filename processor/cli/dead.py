@@ -64,7 +64,7 @@ def ledger_of(settings: Settings, *, needed: bool = False) -> OperatorLedger | N
     It must exist: one made here would be empty, and tell that nothing was ever done.
     """
     from processor.errors import UsageError
-    from processor.serve import open_ledger
+    from processor.preflight import open_ledger
     from processor.settings import NO_LEDGER
 
     if settings.ledger.url == NO_LEDGER:

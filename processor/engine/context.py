@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from processor.contracts.claims import verified
-from processor.errors import JobTimeout, TransientError
+from processor.errors import JobTimeout, TransientError, UsageError
 from processor.model import ObjectRef
 
 if TYPE_CHECKING:
@@ -30,9 +31,12 @@ class JobContext:
     __slots__ = (
         "_bind_log",
         "_cancel_reason",
+        "_checkpoint",
         "_log",
         "_on_cancel",
+        "_on_checkpoint",
         "_on_progress",
+        "_on_transaction",
         "attempt",
         "cancellation",
         "deadline",
@@ -52,6 +56,7 @@ class JobContext:
         deadline: float | None,
         objects: ObjectStore,
         bind_log: Callable[[], Any],
+        progress: str | None = None,
     ) -> None:
         self.job_id = job_id
         self.job_type = job_type
@@ -63,6 +68,9 @@ class JobContext:
         self._cancel_reason: type[TransientError] = JobCancelled
         self._on_cancel: Callable[[], object] | None = None
         self._on_progress: Callable[[float, float | None], None] | None = None
+        self._checkpoint = progress
+        self._on_checkpoint: Callable[[str], bool] | None = None
+        self._on_transaction: Callable[[], Any] | None = None
         self._bind_log = bind_log
         self._log: Any = None
 
@@ -98,6 +106,42 @@ class JobContext:
         """Say how far the job is; cheap enough to call for every chunk."""
         if self._on_progress is not None:
             self._on_progress(done, total)
+
+    @property
+    def last_checkpoint(self) -> Any:
+        """What this job kept last with `checkpoint`, in this run or an earlier one; else None."""
+        return None if self._checkpoint is None else json.loads(self._checkpoint)
+
+    def checkpoint(self, state: Any) -> bool:
+        """Keep how far the job is, as JSON, for its next run here or on another worker.
+
+        It is durable when this returns True. False: the ledger is away, and what was kept before
+        stays. Raises OwnershipLost where the job is another worker's by now: let it pass.
+        """
+        progress = json.dumps(state, allow_nan=False)
+        if self._on_checkpoint is None or not self._on_checkpoint(progress):
+            return False
+        self._checkpoint = progress
+        return True
+
+    @property
+    def transaction(self) -> Any:
+        """A psycopg connection inside a transaction: what is written there commits with the job.
+
+        It is opened when it is first asked for, and rolled back when the handler fails or the job
+        has become another worker's. For handlers that are functions, with a PostgreSQL ledger.
+        """
+        if self._on_transaction is None:
+            raise UsageError("this context belongs to no worker", hint="run the job on a worker")
+        return self._on_transaction()
+
+    def on_checkpoint(self, keep: Callable[[str], bool]) -> None:
+        """Say where `checkpoint` keeps its JSON (the engine's side)."""
+        self._on_checkpoint = keep
+
+    def on_transaction(self, begin: Callable[[], Any]) -> None:
+        """Say what opens `transaction` (the engine's side)."""
+        self._on_transaction = begin
 
     def cancel(self, reason: type[TransientError]) -> None:
         """Tell the handler to stop (the engine's side)."""

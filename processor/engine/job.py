@@ -24,4 +24,4 @@ class JobSpec:
     is_async: bool
     timeout_seconds: float | None
     permanent: tuple[type[BaseException], ...]
-    sink: Sink | TransactionalSink | None
+    sinks: tuple[Sink | TransactionalSink, ...] = ()  # In the order of their writes.

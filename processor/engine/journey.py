@@ -240,11 +240,13 @@ def status_of(
     match verdict:
         case Done(Succeeded(result=result)):
             state = "succeeded"
-        case Done(Duplicate(of_job_id=of, state=known, result=result, attempt=earlier)):
+        case Done(Duplicate(of, known, result, earlier, conflict)):
             mine = of == job_id
             attempts = earlier if mine else entry.attempt
             state = ("succeeded" if known == "done" else "dead") if mine else "duplicate"
             duplicate_of = None if mine else of
+            if conflict:
+                failure = conflict_with(of)
         case DeadLetter(failure) | Bury(failure):
             pass
         case Hold():
@@ -262,6 +264,15 @@ def status_of(
         origin=origin,
         worker=worker,
         duplicate_of=duplicate_of,
+    )
+
+
+def conflict_with(job_id: str) -> Failure:
+    """What a job is told whose idempotency key was used before, for another payload."""
+    return Failure(
+        "IdempotencyConflict",
+        f"job {job_id} had the same idempotency key and another payload; this one was not run",
+        permanent=True,
     )
 
 

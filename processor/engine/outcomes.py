@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
 from processor.contracts import headers
+from processor.core.lane import Entry
 from processor.engine.ports import LedgerRow
 from processor.engine.slices import Duplicate, Dying, Outcome, Running, Succeeded
 from processor.engine.telemetry import Outage
@@ -20,17 +22,23 @@ from processor.errors import (
 )
 from processor.model import Effect, Failure, JobHeaders
 
+WIRE_PREFIX_BYTES = 5  # The magic byte and the schema's id.
 MESSAGE_READ_MAX = 10_000  # Characters of an exception's message that are looked at.
 
 
-def known_outcome(row: LedgerRow, job: JobHeaders, replay: int) -> Outcome | None:
+def known_outcome(row: LedgerRow | None, job: JobHeaders, entry: Entry) -> Outcome | None:
     """What a ledger row says of a job that came again; None lets it run.
 
     A job whose idempotency key belongs to another job that died is run: nothing has taken effect.
     So is one that an operator replays, whatever became of it before but `done`.
     """
+    if row is None or row.state == "running":
+        return None
+    replay = entry.hop.replay
     if row.state == "done":
-        return Duplicate(row.job_id, "done", row.result, row.attempt)
+        mine = None if row.payload_hash is None else payload_hash(job, entry.record.value)
+        other = row.job_id != job.job_id and mine is not None and mine != row.payload_hash
+        return Duplicate(row.job_id, "done", row.result, row.attempt, conflict=other)
     if row.job_id != job.job_id or row.replay < replay:
         return None  # A purge is newer than every replay.
     if row.state == "dying" and row.replay == replay:
@@ -38,16 +46,27 @@ def known_outcome(row: LedgerRow, job: JobHeaders, replay: int) -> Outcome | Non
     return Duplicate(row.job_id, "dead", None, row.attempt)
 
 
-def written_outcome(
-    row: LedgerRow | None, job: JobHeaders, effect: Effect, seconds: float
-) -> Outcome:
+def payload_hash(job: JobHeaders, value: bytes | None) -> str | None:
+    """Name a payload, where a producer may use its idempotency key for another one.
+
+    SHA-256 of the Avro body: the schema's id before it may differ for equal payloads. A payload
+    kept elsewhere goes by its claim.
+    """
+    if job.idempotency_key is None:
+        return None
+    return hashlib.sha256(job.claim or (value or b"")[WIRE_PREFIX_BYTES:]).hexdigest()
+
+
+def written_outcome(row: LedgerRow | None, entry: Entry, effect: Effect, seconds: float) -> Outcome:
     """What became of a run whose effect was written: `row` is what stood in its place, if any.
 
     Such a row is of an earlier try whose answer was lost, of another copy of the job, or of another
     job with the same idempotency key.
     """
+    job = entry.job
+    assert job is not None
     if row is not None and (row.state != "done" or row.job_id != effect.job_id):
-        known = known_outcome(row, job, effect.replay)
+        known = known_outcome(row, job, entry)
         if known is not None:
             return known
     return Succeeded(result_text(effect.result), seconds)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -148,7 +148,10 @@ class OwnershipLost(ProcessorError):
 
 @dataclass(frozen=True, slots=True)
 class LedgerRow:
-    """What the ledger remembers of one identity. `state` is `done`, `dying`, `dead` or `purged`."""
+    """What the ledger remembers of one identity.
+
+    `state`: `running` (it has told how far it is), `done`, `dying`, `dead` or `purged`.
+    """
 
     identity: str
     job_id: str
@@ -157,6 +160,21 @@ class LedgerRow:
     failure: Failure | None
     attempt: int = 0  # Runs that led to it.
     replay: int = 0  # The operator's replay that it was run for.
+    payload_hash: str | None = None
+    progress: str | None = None  # JSON: what the job said with `ctx.checkpoint`.
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """How far a job has come: what its next run is given. `progress` is JSON."""
+
+    identity: str
+    job_id: str
+    job_type: str
+    origin: Position
+    attempt: int
+    progress: str
+    replay: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +238,10 @@ class Ledger(Protocol):
         """
         ...
 
+    def checkpoint(self, owner: Owner, checkpoint: Checkpoint) -> None:
+        """Note how far a job has come, as a row that is `running`; one that has ended is left."""
+        ...
+
     def holds(self, owner: Owner) -> dict[bytes, Closed]:
         """The closed keys of the owner's partition."""
         ...
@@ -262,4 +284,61 @@ class TransactionalSink(Protocol):
 
     def write_in(self, transaction: Any, effects: Sequence[Effect]) -> None:
         """Write each effect's result through the transaction."""
+        ...
+
+
+@runtime_checkable
+class Prepared(Protocol):
+    """A transactional sink that has a table."""
+
+    def prepare(self, transaction: Any) -> None:
+        """Create the table, or check that it takes the results. UsageError: it does not."""
+        ...
+
+
+@runtime_checkable
+class PreparingLedger(Protocol):
+    """A ledger with tables of sinks beside its own."""
+
+    def prepare(self, sinks: Iterable[Prepared]) -> None:
+        """Have each prepare its table."""
+        ...
+
+
+class HandlerTransaction(Protocol):
+    """A transaction of the ledger's database that a handler writes in."""
+
+    @property
+    def connection(self) -> Any:
+        """What the handler is given. It may neither commit nor roll back."""
+        ...
+
+    def broken_by(self, error: BaseException) -> bool:
+        """Whether what a handler met is the database's fault: then no attempt counts."""
+        ...
+
+    def record(
+        self,
+        owner: Owner,
+        effects: Sequence[Effect],
+        write: Callable[[Any, Sequence[Effect]], None] | None = None,
+    ) -> set[str]:
+        """Do as `Ledger.record`, inside this transaction."""
+        ...
+
+    def commit(self) -> None:
+        """Make all of it durable. SinkUnavailable: it may or may not be."""
+        ...
+
+    def rollback(self) -> None:
+        """Undo it. Does nothing after a commit."""
+        ...
+
+
+@runtime_checkable
+class HandlerTransactions(Protocol):
+    """A ledger whose database handlers may write in."""
+
+    def begin_handler(self, idle_seconds_max: float) -> HandlerTransaction:
+        """Open a transaction for one run, which may think for so long between statements."""
         ...

@@ -8,42 +8,31 @@ are flushed at the slice's end, when a job failed, and when the oldest has waite
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from processor.contracts import headers
-from processor.contracts.claims import ClaimStore, ObjectStore, claim_from_header
+from processor.contracts.claims import ClaimStore, claim_from_header
 from processor.core.lane import Entry
-from processor.engine.context import JobCancelled, JobContext
+from processor.engine import effects
+from processor.engine.call import Abandoned, Called, Caller
+from processor.engine.context import JobCancelled
+from processor.engine.effects import Unwritten
 from processor.engine.job import JobSpec
-from processor.engine.outcomes import away, failure_of, key_text, known_outcome, written_outcome
-from processor.engine.ports import (
-    Clock,
-    Ledger,
-    LedgerRow,
-    Owner,
-    OwnershipLost,
-    TransactionalSink,
-)
+from processor.engine.outcomes import away, failure_of, key_text, known_outcome, payload_hash
+from processor.engine.ports import Clock, Ledger, LedgerRow, Owner, OwnershipLost
 from processor.engine.slices import (
     Duplicate,
     Failed,
     Outcome,
     Report,
-    Running,
     Slice,
+    Succeeded,
     Unavailable,
 )
-from processor.errors import (
-    ContractError,
-    OutageError,
-    PermanentError,
-    ProcessorError,
-    StoreUnavailable,
-)
+from processor.errors import ContractError, OutageError, PermanentError, StoreUnavailable
 from processor.model import Effect, Failure, JobHeaders
 
 FLUSH_SECONDS = 0.1
@@ -58,15 +47,8 @@ class Decode(Protocol):
         ...
 
 
-class _Abandoned(Exception):
-    """The loop gave this run up: the thread must write nothing more."""
-
-
 class _Told(Exception):
     """The slice ends early, and the present job comes again."""
-
-
-_Unwritten = tuple[Entry, Effect, JobSpec, float]  # The last: how many seconds it ran.
 
 
 @dataclass(slots=True)
@@ -75,8 +57,8 @@ class _Progress:
 
     work: Slice
     outcomes: list[tuple[Entry, Outcome]] = field(default_factory=list)
-    unwritten: list[_Unwritten] = field(default_factory=list)
-    since: float = 0.0  # Monotonic seconds: when the oldest unwritten run started.
+    unwritten: list[Unwritten] = field(default_factory=list)
+    since: float = 0.0  # Monotonic seconds: when it began, or reported last.
 
 
 class Runner:
@@ -88,12 +70,9 @@ class Runner:
         jobs: Mapping[str, JobSpec],
         decode: Decode,
         ledger: Ledger,
-        objects: ObjectStore,
         claims: ClaimStore | None,
         clock: Clock,
-        timeout_seconds: float,
-        await_result: Callable[[Coroutine[Any, Any, Any], JobContext], Any],
-        bind_log: Callable[[Entry, JobHeaders, int], Any],
+        caller: Caller,
         on_outage: Callable[[OutageError, Owner], None],
         claim_bytes_max: int = 64 * 1024 * 1024,
         wait: Callable[[threading.Event, float], bool] = threading.Event.wait,
@@ -101,12 +80,9 @@ class Runner:
         self._jobs = jobs
         self._decode = decode
         self._ledger = ledger
-        self._objects = objects
         self._claims = claims
         self._clock = clock
-        self._timeout_seconds = timeout_seconds
-        self._await_result = await_result
-        self._bind_log = bind_log
+        self._caller = caller
         self._on_outage = on_outage
         self._claim_bytes_max = claim_bytes_max
         self._wait = wait
@@ -120,13 +96,14 @@ class Runner:
             self._flush(progress)
         except OwnershipLost:
             lost = True
-        except _Abandoned:
+        except Abandoned:
             return
         report(Report(work, progress.outcomes, finished=True, lost=lost))
 
     def _run_all(self, progress: _Progress, report: Callable[[Report], None]) -> None:
         work = progress.work
         entry = work.entries[0]
+        progress.since = self._clock.monotonic()
         try:
             known = self._known(work.entries)
             for entry in work.entries:
@@ -137,17 +114,18 @@ class Runner:
                     if not self._flush(progress):
                         return
                     progress.outcomes.append((entry, outcome))
-                    if not isinstance(outcome, Duplicate):
+                    if not isinstance(outcome, Duplicate | Succeeded):
                         return  # The rest asks the fence again.
-                elif self._clock.monotonic() - progress.since >= FLUSH_SECONDS:
+                if self._clock.monotonic() - progress.since >= FLUSH_SECONDS:
                     if not self._flush(progress):
                         return
                     report(Report(work, progress.outcomes, finished=False))
                     progress.outcomes = []
+                    progress.since = self._clock.monotonic()
         except OutageError as outage:
             if self._flush(progress):
                 progress.outcomes.append((entry, Unavailable(away(outage), outage.message)))
-        except _Told:
+        except (_Told, JobCancelled):
             return
 
     def _known(self, entries: Sequence[Entry]) -> dict[str, LedgerRow]:
@@ -168,8 +146,7 @@ class Runner:
         try:
             job = entry.job or headers.nameless_job(entry.hop.origin)
             row = self._row(job.identity(job.job_type or ""), known, progress)
-            replay = entry.hop.replay
-            if row is not None and (outcome := known_outcome(row, job, replay)) is not None:
+            if (outcome := known_outcome(row, job, entry)) is not None:
                 return outcome
             if entry.job is None:
                 headers.read_job(entry.record, entry.hop.origin)  # Tells what is malformed.
@@ -178,37 +155,41 @@ class Runner:
             job_type, payload = self._decode(self._value(entry, job))
             if job.job_type is None and job.idempotency_key is not None:
                 row = self._row(job.identity(job_type), {}, progress, ask=True)
-                if row is not None and (outcome := known_outcome(row, job, replay)) is not None:
+                if (outcome := known_outcome(row, job, entry)) is not None:
                     return outcome
             spec = self._spec(job, job_type)
             entry.job = job = replace(job, job_type=job_type)  # A stranger's headers name none.
             payload = spec.convert(payload)
         except PermanentError as fault:
             return Failed(failure_of(fault), self._clock.monotonic() - started)
-        result = self._call(spec, payload, entry, job, progress.work)
-        seconds = self._clock.monotonic() - started
-        if isinstance(result, Failure):
-            return Failed(result, seconds)
-        if not progress.unwritten:
-            progress.since = started
-        effect = Effect(
-            job_id=job.job_id,
-            job_type=job_type,
-            identity=job.identity(job_type),
-            origin=entry.hop.origin,
-            attempt=entry.attempt + 1,
-            key=key_text(entry.record.key),
-            result=result,
-            replay=entry.hop.replay,
+        called = self._caller.call(
+            spec, payload, entry, progress.work, row, write_before=lambda: self._flush(progress)
         )
-        progress.unwritten.append((entry, effect, spec, seconds))
+        seconds = self._clock.monotonic() - started
+        if isinstance(called, Failure):
+            return Failed(called, seconds)
+        one = Unwritten(entry, effect_of(entry, job, called.result), spec, seconds)
+        if called.transaction is not None:
+            return self._commit(called, one, progress)
+        progress.unwritten.append(one)
         return None
+
+    def _commit(self, called: Called, one: Unwritten, progress: _Progress) -> Outcome:
+        """Write an effect in the transaction that the handler has written in."""
+        assert called.transaction is not None
+        try:
+            owner = progress.work.owner
+            return effects.write_in(called.transaction, self._ledger, owner, one)
+        except PermanentError as fault:
+            return Failed(failure_of(fault), one.seconds)
+        finally:
+            called.transaction.rollback()  # Nothing is left of one that was committed.
 
     def _row(
         self, identity: str, known: dict[str, LedgerRow], progress: _Progress, ask: bool = False
     ) -> LedgerRow | None:
         """The ledger's row; asked for again where this very slice may have made it."""
-        if any(effect.identity == identity for _, effect, _, _ in progress.unwritten):
+        if any(each.effect.identity == identity for each in progress.unwritten):
             if not self._flush(progress):
                 raise _Told
             ask = True
@@ -235,45 +216,6 @@ class Runner:
             )
         return self._claims.get(claim, self._claim_bytes_max)
 
-    def _call(
-        self, spec: JobSpec, payload: Any, entry: Entry, job: JobHeaders, work: Slice
-    ) -> Any | Failure:
-        """Call the handler: its result, or why it failed. The only place that catches all."""
-        attempt = entry.attempt + 1
-        timeout = spec.timeout_seconds or self._timeout_seconds
-        context = JobContext(
-            job_id=job.job_id,
-            job_type=spec.job_type,
-            key=key_text(entry.record.key),
-            attempt=attempt,
-            deadline=job.deadline_ms / 1000 if job.deadline_ms is not None else None,
-            objects=self._objects,
-            bind_log=lambda: self._bind_log(entry, job, attempt),
-        )
-        started = self._clock.monotonic()
-        work.start(Running(entry, context, started, started + timeout))
-        try:
-            result = spec.call(payload, context)
-            if spec.is_async:
-                result = self._await_result(result, context)
-            # One that cannot be kept is the handler's fault: find it now.
-            json.dumps(result, allow_nan=False)
-        except JobCancelled:
-            self._finish(work)
-            raise _Told from None
-        except BaseException as error:
-            self._finish(work)
-            if not isinstance(error, ProcessorError):  # Those were raised on purpose.
-                context.log.warning("handler failed", exc_info=error)
-            return failure_of(error, permanent=isinstance(error, spec.permanent))
-        self._finish(work)
-        return result
-
-    @staticmethod
-    def _finish(work: Slice) -> None:
-        if not work.finish():
-            raise _Abandoned
-
     def _flush(self, progress: _Progress) -> bool:
         """Write what succeeded. While the sink is away, wait here: the runs need not be repeated.
 
@@ -283,7 +225,7 @@ class Runner:
         while progress.unwritten:
             unwritten, progress.unwritten = progress.unwritten, []
             try:
-                progress.outcomes += self._write(progress.work, unwritten)
+                progress.outcomes += effects.write(self._ledger, progress.work.owner, unwritten)
             except OutageError as outage:
                 self._on_outage(outage, progress.work.owner)
                 if self._wait(progress.work.stop, OUTAGE_RETRY_SECONDS):
@@ -294,7 +236,7 @@ class Runner:
         return True
 
     def _write_one_by_one(
-        self, progress: _Progress, whole: list[_Unwritten], fault: PermanentError
+        self, progress: _Progress, whole: list[Unwritten], fault: PermanentError
     ) -> bool:
         """Find the result that a sink refuses for good: its job fails, those before are written."""
         if len(whole) == 1:
@@ -307,26 +249,18 @@ class Runner:
                 return False
         return True
 
-    def _write(self, work: Slice, unwritten: Sequence[_Unwritten]) -> list[tuple[Entry, Outcome]]:
-        """Named sinks first (twice does no harm), then rows and transactional sinks as one."""
-        transactional: dict[str, TransactionalSink] = {}
-        for _, effect, spec, _ in unwritten:
-            if isinstance(spec.sink, TransactionalSink):
-                transactional[effect.identity] = spec.sink
-            elif spec.sink is not None:
-                spec.sink.write([effect])
 
-        def write(transaction: Any, effects: Sequence[Effect]) -> None:
-            for effect in effects:
-                if effect.identity in transactional:
-                    transactional[effect.identity].write_in(transaction, [effect])
-
-        effects = [effect for _, effect, _, _ in unwritten]
-        new = self._ledger.record(work.owner, effects, write if transactional else None)
-        others = [effect.identity for effect in effects if effect.identity not in new]
-        rows = self._ledger.lookup(others) if others else {}
-        return [
-            (entry, written_outcome(rows.get(effect.identity), entry.job, effect, seconds))
-            for entry, effect, _, seconds in unwritten
-            if entry.job is not None
-        ]
+def effect_of(entry: Entry, job: JobHeaders, result: Any) -> Effect:
+    """What a job leaves behind that has run well."""
+    assert job.job_type is not None
+    return Effect(
+        job_id=job.job_id,
+        job_type=job.job_type,
+        identity=job.identity(job.job_type),
+        origin=entry.hop.origin,
+        attempt=entry.attempt + 1,
+        key=key_text(entry.record.key),
+        result=result,
+        replay=entry.hop.replay,
+        payload_hash=payload_hash(job, entry.record.value),
+    )

@@ -113,7 +113,9 @@ class Settlement:
                     steps += [letter, Note.DEAD]
                 self._add_status(steps, entry, assignment, verdict, now)
                 self._tell_failure(entry, failure, "job is dead", None)
-            case Done():
+            case Done(outcome):
+                if isinstance(outcome, Duplicate) and outcome.conflict:
+                    self._tell_conflict(entry, outcome)
                 keyed = entry.record.key is not None  # An empty key is one.
                 if assignment.holds.enabled and entry.hop.replay > 0 and keyed:
                     steps.append(Note.UNHELD)
@@ -308,6 +310,16 @@ class Settlement:
     def _trouble(self, what: Outage, message: str, assignment: Assignment) -> None:
         self._outages.heard(what, assignment.partition)
         self._logger.warning("waiting for something that is away", what=what, why=message)
+
+    def _tell_conflict(self, entry: Entry, outcome: Duplicate) -> None:
+        self._telemetry.idempotency_conflict(job_type_of(entry))
+        self._logger.warning(
+            "idempotency key used again for another payload; the job is not run",
+            job_id=entry.job.job_id if entry.job else str(entry.hop.origin),
+            job_type=job_type_of(entry),
+            **_place(entry),
+            duplicate_of=outcome.of_job_id,
+        )
 
     def _tell_failure(
         self, entry: Entry, failure: Failure, event: str, until: float | None

@@ -31,12 +31,16 @@ class Succeeded:
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """The ledger already knows this job: `state` is `done` or `dead`; nothing was run."""
+    """The ledger already knows this job: `state` is `done` or `dead`; nothing was run.
+
+    `conflict`: another job with the same idempotency key is done, and its payload was another.
+    """
 
     of_job_id: str
     state: str
     result: str | None
     attempt: int = 0  # Runs that led to it.
+    conflict: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,9 @@ class Telemetry:
     def attempts_failed(self, topic: str, error_class: str, count: int = 1) -> None:
         """Attempts ended in a failure of this class, whatever became of the job."""
 
+    def idempotency_conflict(self, job_type: str) -> None:
+        """A job was not run: another one of its idempotency key, with another payload, was."""
+
     def ran(self, topic: str, job_type: str, seconds: Iterable[float]) -> None:
         """Handlers ran for so long, one number for each attempt."""
 

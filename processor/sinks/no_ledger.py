@@ -39,7 +39,7 @@ class NoLedger:
         """Deaths are told by the dead-letter topic alone; the policy `hold` needs a ledger."""
         raise AssertionError("asked for what only a ledger can tell")
 
-    dying = dead = holds = held = unheld = never
+    dying = dead = holds = held = unheld = checkpoint = never
 
     def end_replay(self, *_: Any, **__: Any) -> bool:
         """Nothing is held, so nothing is left to open."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from processor.core.holds import Closed
-from processor.engine.ports import Death, HeldJob, LedgerRow, Owner, OwnershipLost
+from processor.engine.ports import Checkpoint, Death, HeldJob, LedgerRow, Owner, OwnershipLost
 from processor.model import Effect
 
 _Place = tuple[str, str, int]  # Group, topic, partition.
@@ -47,13 +47,14 @@ class MemoryLedger:
         for effect in effects:
             result = None if effect.result is None else json.dumps(effect.result)
             row = LedgerRow(
-                effect.identity, effect.job_id, "done", result, None, effect.attempt, effect.replay
-            )
+                effect.identity, effect.job_id, "done", result, None, effect.attempt,
+                effect.replay, effect.payload_hash,
+            )  # fmt: skip
             if _takes_its_place(row, rows.get(effect.identity)):
                 rows[effect.identity] = row
                 new.append(effect)
         transaction: list[Any] = []
-        if write is not None:
+        if write is not None and new:
             write(transaction, new)
         self.rows = rows
         self.written += transaction
@@ -72,6 +73,15 @@ class MemoryLedger:
             if death.closes and self.rows[death.identity].state != "done":
                 self._close(owner, death)
         return {each.identity for each in deaths if self.rows[each.identity].state == "done"}
+
+    def checkpoint(self, owner: Owner, checkpoint: Checkpoint) -> None:
+        """Note how far a job has come, unless it has ended."""
+        self._check(owner)
+        each = checkpoint
+        row = LedgerRow(each.identity, each.job_id, "running", None, None, each.attempt,
+                        each.replay, None, each.progress)  # fmt: skip
+        if _takes_its_place(row, self.rows.get(each.identity)):
+            self.rows[each.identity] = row
 
     def holds(self, owner: Owner) -> dict[bytes, Closed]:
         """Read the closed keys of the owner's partition."""
@@ -134,8 +144,8 @@ class MemorySink:
 
 
 def _takes_its_place(row: LedgerRow, present: LedgerRow | None) -> bool:
-    """What a job leaves replaces another job's death, and its own before it was replayed."""
+    """A job replaces how far it was, another job's death, and its own before a replay."""
     if present is None:
         return True
     other = present.job_id != row.job_id or present.replay < row.replay
-    return present.state != "done" and other
+    return present.state != "done" and (other or present.state == "running")

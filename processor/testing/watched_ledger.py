@@ -6,11 +6,20 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
 
 from processor.core.holds import Closed
-from processor.engine.ports import Death, HeldJob, Ledger, LedgerRow, Owner
+from processor.engine.ports import Checkpoint, Death, HeldJob, Ledger, LedgerRow, Owner
 from processor.model import Effect
 
 Call = Literal[
-    "raise_owner", "lookup", "record", "dying", "dead", "holds", "held", "unheld", "end_replay"
+    "raise_owner",
+    "lookup",
+    "record",
+    "checkpoint",
+    "dying",
+    "dead",
+    "holds",
+    "held",
+    "unheld",
+    "end_replay",
 ]
 _T = TypeVar("_T")
 
@@ -52,6 +61,10 @@ class WatchedLedger:
     ) -> set[str]:
         """Pass it on."""
         return self._pass_on("record", lambda: self._ledger.record(owner, effects, write))
+
+    def checkpoint(self, owner: Owner, checkpoint: Checkpoint) -> None:
+        """Pass it on."""
+        self._pass_on("checkpoint", lambda: self._ledger.checkpoint(owner, checkpoint))
 
     def dying(self, owner: Owner, deaths: Sequence[Death]) -> set[str]:
         """Pass it on."""

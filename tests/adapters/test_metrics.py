@@ -30,6 +30,7 @@ EXERCISES = {
     "outage": ("registry",),
     "produce_failed": ("copy.retry.1", 2),
     "late_results": ("copy", 1),
+    "idempotency_conflict": ("copy",),
 }
 
 

@@ -13,6 +13,7 @@ import pytest
 from processor.contracts import headers
 from processor.core.lane import Ordering
 from processor.core.retry import RetryPolicy
+from processor.engine.call import Caller
 from processor.engine.context import JobContext
 from processor.engine.job import JobSpec
 from processor.engine.ports import Sink, TransactionalSink
@@ -141,7 +142,7 @@ class Bench:
     """One group's broker, clock, ledger and handler. Jobs are numbered and JSON."""
 
     ledger: Any  # A ledger (port), watched or not.
-    sink: Sink | TransactionalSink | None
+    sink: Sink | TransactionalSink
     effects: Callable[[], list[int]]  # The numbers of the jobs that took effect, in order.
     partitions: int = 1
     clock: ManualClock = field(default_factory=ManualClock)
@@ -153,6 +154,7 @@ class Bench:
         default_factory=dict
     )
     decode_faults: list[BaseException] = field(default_factory=list)
+    sinks: tuple[Any, ...] | None = None  # Instead of `sink`.
 
     def __post_init__(self) -> None:
         names = ("t", "t.retry.1", "t.retry.2", "t.dlt", "t.status")
@@ -216,12 +218,16 @@ class Bench:
             jobs=self._jobs(),
             decode=self._decode,
             ledger=self.ledger,
-            objects=None,  # type: ignore[arg-type] - no job here opens one.
             claims=None,
             clock=self.clock,
-            timeout_seconds=timeout_seconds,
-            await_result=lambda coroutine, _: coroutine,
-            bind_log=lambda entry, job, attempt: self.logger,
+            caller=Caller(
+                ledger=self.ledger,
+                objects=None,  # type: ignore[arg-type] - no job here opens one.
+                clock=self.clock,
+                timeout_seconds=timeout_seconds,
+                await_result=lambda coroutine, _: coroutine,
+                bind_log=lambda entry, job, attempt: self.logger,
+            ),
             on_outage=lambda outage, owner: None,
             wait=self.clock.wait,
         )
@@ -320,7 +326,7 @@ class Bench:
             is_async=False,
             timeout_seconds=None,
             permanent=(ZeroDivisionError,),
-            sink=self.sink,
+            sinks=(self.sink,) if self.sinks is None else self.sinks,
         )
         return {"count": spec}
 

@@ -18,6 +18,7 @@ from typing import Any
 from processor.contracts import headers
 from processor.core.lane import Ordering
 from processor.core.retry import RetryPolicy
+from processor.engine.call import Caller
 from processor.engine.context import JobContext
 from processor.engine.job import JobSpec
 from processor.engine.ports import CommitRefused, Delivery
@@ -223,12 +224,16 @@ class World:
             jobs={"count": self.spec()},
             decode=lambda value: ("count", json.loads(value or b"null")),
             ledger=ledger,
-            objects=None,  # type: ignore[arg-type] - no job here opens one.
             claims=None,
             clock=self.clock,
-            timeout_seconds=1e9,
-            await_result=lambda coroutine, _: coroutine,
-            bind_log=lambda *_: Silent(),
+            caller=Caller(
+                ledger=ledger,
+                objects=None,  # type: ignore[arg-type] - no job here opens one.
+                clock=self.clock,
+                timeout_seconds=1e9,
+                await_result=lambda coroutine, _: coroutine,
+                bind_log=lambda *_: Silent(),
+            ),
             on_outage=lambda outage, owner: None,
             wait=self.clock.wait,
         )
@@ -287,7 +292,7 @@ class World:
             is_async=False,
             timeout_seconds=None,
             permanent=(),
-            sink=self.sink,
+            sinks=(self.sink,),
         )
 
     def main(self, number: int) -> Partition:

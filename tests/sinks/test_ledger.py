@@ -11,17 +11,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from processor.core.holds import Closed
 from processor.engine.operations import ClosedKey, Operation, PurgedJob
-from processor.engine.ports import Death, HeldJob, Ledger, LedgerRow, Owner, OwnershipLost
+from processor.engine.ports import (
+    Checkpoint,
+    Death,
+    HeldJob,
+    Ledger,
+    LedgerRow,
+    Owner,
+    OwnershipLost,
+)
 from processor.errors import PermanentError, SinkUnavailable
 from processor.model import Effect, Failure, Position
+from processor.sinks.postgres import PostgresLedger
+from processor.sinks.postgres_sink import PostgresSink
 from processor.sinks.sqlite import SqliteLedger, SqliteSink
 from processor.testing import MemoryLedger, MemorySink
 
 OWNER = Owner("g", "t", 3, 5)
+ROW_SCHEMA = {"type": "record", "name": "r", "fields": [{"name": "n", "type": "long"}]}
 NEVER = Failure("Reject", "never", permanent=True, fingerprint="f")
 
 
@@ -54,9 +66,16 @@ def state_of(ledger: Ledger, identity: str) -> tuple[str, str] | None:
     return None if row is None else (row.job_id, row.state)
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
-    made: Ledger = MemoryLedger() if request.param == "memory" else SqliteLedger(tmp_path / "l.db")
+    made: Ledger
+    match request.param:
+        case "memory":
+            made = MemoryLedger()
+        case "sqlite":
+            made = SqliteLedger(tmp_path / "l.db")
+        case _:
+            made = PostgresLedger(request.getfixturevalue("database"))
     yield made
     made.close()
 
@@ -191,9 +210,12 @@ def test_only_new_effects_are_written_in_the_transaction(ledger: Ledger):
 
 @pytest.mark.parametrize("fault", [PermanentError("the sink refuses"), RuntimeError("crash")])
 def test_fault_between_the_rows_and_the_effects_leaves_neither(ledger: Ledger, fault: Exception):
-    sink = MemorySink()
+    sink: Any = MemorySink()
     if isinstance(ledger, SqliteLedger):
-        sink = SqliteSink("effect", create="CREATE TABLE IF NOT EXISTS effect (n INTEGER)")  # type: ignore[assignment]
+        sink = SqliteSink("effect", create="CREATE TABLE IF NOT EXISTS effect (n INTEGER)")
+    elif isinstance(ledger, PostgresLedger):
+        sink = PostgresSink("effect", schema=ROW_SCHEMA, create=True)
+        ledger.prepare([sink])
 
     def write(transaction: Any, effects: Sequence[Effect]) -> None:
         sink.write_in(transaction, effects)
@@ -212,6 +234,9 @@ def test_fault_between_the_rows_and_the_effects_leaves_neither(ledger: Ledger, f
 def written_in(ledger: Ledger) -> list[int]:
     if isinstance(ledger, MemoryLedger):
         return [each.result["n"] for each in ledger.written]
+    if isinstance(ledger, PostgresLedger):
+        with psycopg.connect(ledger._conninfo) as reader:
+            return [row[0] for row in reader.execute("SELECT n FROM effect")]
     assert isinstance(ledger, SqliteLedger)
     with sqlite3.connect(ledger._path) as connection:
         names = [row[0] for row in connection.execute("SELECT name FROM sqlite_master")]
@@ -342,6 +367,8 @@ PROCESS = """
 import sys
 from processor.engine.ports import Owner
 from processor.model import Effect, Position
+from processor.sinks.postgres import PostgresLedger
+from processor.sinks.postgres_sink import PostgresSink
 from processor.sinks.sqlite import SqliteLedger, SqliteSink
 
 ledger = SqliteLedger(sys.argv[1])
@@ -615,3 +642,48 @@ def test_purged_job_is_held_no_more_and_no_replay_runs_it(operated: SqliteLedger
     ]  # fmt: skip
     assert operated.record(OWNER, [replace(effect(2), replay=99)]) == set()
     assert operated.end_replay(OWNER, b"k", 1)
+
+
+# Checkpoints.
+
+
+def checkpoint(n: int, progress: str = '{"part": 1}') -> Checkpoint:
+    return Checkpoint(f"job:job-{n}", f"job-{n}", "count", Position("t", 3, n), 1, progress)
+
+
+def test_checkpoint_is_kept_until_the_job_ends(ledger: Ledger):
+    ledger.checkpoint(OWNER, checkpoint(1))
+    ledger.checkpoint(OWNER, checkpoint(1, '{"part": 2}'))
+    running = ledger.lookup(["job:job-1"])["job:job-1"]
+    new = ledger.record(OWNER, [effect(1)])
+    ledger.checkpoint(OWNER, checkpoint(1, '{"part": 3}'))
+    done = ledger.lookup(["job:job-1"])["job:job-1"]
+
+    assert (running.state, running.progress) == ("running", '{"part": 2}')
+    assert new == {"job:job-1"}
+    assert (done.state, done.progress) == ("done", None)
+
+
+def test_job_that_told_how_far_it_is_can_die(ledger: Ledger):
+    ledger.checkpoint(OWNER, checkpoint(1))
+
+    assert ledger.dying(OWNER, [death(1)]) == set()
+    ledger.checkpoint(OWNER, checkpoint(1))
+    ledger.dead(OWNER, ["job:job-1"])
+
+    assert state_of(ledger, "job:job-1") == ("job-1", "dead")
+
+
+def test_older_owner_keeps_no_checkpoint(ledger: Ledger):
+    ledger.raise_owner(OWNER)
+
+    with pytest.raises(OwnershipLost):
+        ledger.checkpoint(OWNER._replace(epoch=4), checkpoint(1))
+
+    assert ledger.lookup(["job:job-1"]) == {}
+
+
+def test_payload_s_hash_is_kept(ledger: Ledger):
+    ledger.record(OWNER, [replace(effect(1), payload_hash="abc")])
+
+    assert ledger.lookup(["job:job-1"])["job:job-1"].payload_hash == "abc"

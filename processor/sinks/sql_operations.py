@@ -1,33 +1,36 @@
-"""The operators' side of the SQLite ledger (engine/operations.py): inside a transaction each."""
+"""The operators' side of an SQL ledger (engine/operations.py): inside a transaction each."""
 
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from processor.engine.operations import PURGED_REPLAY, ClosedKey, Operation, PurgedJob
 
+if TYPE_CHECKING:
+    from processor.sinks.sql import Statements
+
 TABLES = """
 CREATE TABLE IF NOT EXISTS processor_operation (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    number {number},
     action TEXT NOT NULL,
     consumer_group TEXT NOT NULL,
     topic TEXT NOT NULL,
     who TEXT NOT NULL,
     filters TEXT NOT NULL,
     state TEXT NOT NULL,
-    jobs INTEGER NOT NULL,
-    keys INTEGER NOT NULL,
-    at REAL NOT NULL,
-    ended_at REAL NOT NULL
+    jobs {whole} NOT NULL,
+    keys {whole} NOT NULL,
+    at {real} NOT NULL,
+    ended_at {real} NOT NULL
 );
 """
 
 
-def closed_keys(connection: sqlite3.Connection, group: str, topic: str) -> list[ClosedKey]:
+def closed_keys(statements: Statements, group: str, topic: str) -> list[ClosedKey]:
     """Read every closed key of a topic, and how many jobs are held behind each."""
-    rows = connection.execute(
+    rows = statements.execute(
         "SELECT partition, key, origin_offset, replay, at, (SELECT count(*) FROM processor_held_job"
         " AS held WHERE held.consumer_group=closed.consumer_group AND held.topic=closed.topic"
         " AND held.partition=closed.partition AND held.key=closed.key)"
@@ -39,7 +42,7 @@ def closed_keys(connection: sqlite3.Connection, group: str, topic: str) -> list[
 
 
 def begin(
-    connection: sqlite3.Connection,
+    statements: Statements,
     action: str,
     *,
     group: str,
@@ -49,28 +52,27 @@ def begin(
     at: float,
 ) -> int:
     """Add an operation."""
-    found = connection.execute(
+    found = statements.execute(
         "INSERT INTO processor_operation (action, consumer_group, topic, who, filters, state, jobs,"
-        " keys, at, ended_at) VALUES (?,?,?,?,?,'begun',0,0,?,0)",
+        " keys, at, ended_at) VALUES (?,?,?,?,?,'begun',0,0,?,0) RETURNING number",
         (action, group, topic, who, json.dumps(dict(filters)), at),
     )
-    assert found.lastrowid is not None
-    return found.lastrowid
+    return int(found.fetchone()[0])
 
 
 def end(
-    connection: sqlite3.Connection, number: int, state: str, *, jobs: int, keys: int, at: float
+    statements: Statements, number: int, state: str, *, jobs: int, keys: int, at: float
 ) -> None:
     """Note an operation's end."""
-    connection.execute(
+    statements.execute(
         "UPDATE processor_operation SET state=?, jobs=?, keys=?, ended_at=? WHERE number=?",
         (state, jobs, keys, at, number),
     )
 
 
-def operations(connection: sqlite3.Connection, count_max: int) -> list[Operation]:
+def operations(statements: Statements, count_max: int) -> list[Operation]:
     """Read the newest operations."""
-    rows = connection.execute(
+    rows = statements.execute(
         "SELECT number, action, consumer_group, topic, who, filters, state, jobs, keys, at,"
         " ended_at FROM processor_operation ORDER BY number DESC LIMIT ?",
         (count_max,),
@@ -81,21 +83,27 @@ def operations(connection: sqlite3.Connection, count_max: int) -> list[Operation
     ]
 
 
-def purge(connection: sqlite3.Connection, group: str, jobs: Sequence[PurgedJob], at: float) -> None:
+def purge(statements: Statements, group: str, jobs: Sequence[PurgedJob], at: float) -> None:
     """Mark jobs as given up, and forget that they are held."""
     for job in jobs:
-        connection.execute(
+        statements.execute(
             "INSERT INTO processor_ledger (identity, job_id, job_type, key, state, replay, attempt,"
-            " origin_topic, origin_partition, origin_offset, epoch, result, failure, at)"
-            " VALUES (?,?,?,?,'purged',?,?,?,?,?,0,NULL,NULL,?) ON CONFLICT (identity) DO UPDATE"
-            " SET state='purged', replay=excluded.replay, at=excluded.at"
-            " WHERE state <> 'done' AND job_id = excluded.job_id",
+            " origin_topic, origin_partition, origin_offset, epoch, at)"
+            " VALUES (?,?,?,?,'purged',?,?,?,?,?,0,?) ON CONFLICT (identity) DO UPDATE"
+            " SET state='purged', replay=excluded.replay, at=excluded.at WHERE"
+            " processor_ledger.state <> 'done' AND processor_ledger.job_id = excluded.job_id",
             (job.identity, job.job_id, job.job_type,
-             None if job.key is None else job.key.decode(errors="replace"), PURGED_REPLAY,
-             job.attempt, *job.origin, at),
+             key_text(job.key), PURGED_REPLAY, job.attempt, *job.origin, at),
         )  # fmt: skip
-        connection.execute(
+        statements.execute(
             "DELETE FROM processor_held_job"
             " WHERE consumer_group=? AND topic=? AND partition=? AND origin_offset=?",
             (group, *job.origin),
         )
+
+
+def key_text(key: bytes | str | None) -> str | None:
+    """An ordering key to look at: PostgreSQL's text takes no NUL."""
+    if isinstance(key, bytes):
+        key = key.decode(errors="replace")
+    return None if key is None else key.replace("\0", "\N{SYMBOL FOR NULL}")

@@ -1,4 +1,4 @@
-"""The closed keys and the jobs held behind them, as tables of the SQLite ledger (core/holds.py).
+"""The closed keys and the jobs held behind them, as tables of an SQL ledger (core/holds.py).
 
 Every function is called inside a transaction in which the owner's epoch is known to be the newest;
 `closed` alone reads outside of one.
@@ -6,34 +6,37 @@ Every function is called inside a transaction in which the owner's epoch is know
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from processor.core.holds import Closed
 from processor.engine.ports import Death, HeldJob, Owner
+
+if TYPE_CHECKING:
+    from processor.sinks.sql import Statements
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS processor_closed_key (
     consumer_group TEXT NOT NULL,
     topic TEXT NOT NULL,
-    partition INTEGER NOT NULL,
-    key BLOB NOT NULL,
-    replay INTEGER NOT NULL,
-    origin_offset INTEGER NOT NULL,
-    at REAL NOT NULL,
+    partition {whole} NOT NULL,
+    key {bytes} NOT NULL,
+    replay {whole} NOT NULL,
+    origin_offset {whole} NOT NULL,
+    at {real} NOT NULL,
     PRIMARY KEY (consumer_group, topic, partition, key)
-) WITHOUT ROWID;
+){without_rowid};
 CREATE TABLE IF NOT EXISTS processor_held_job (
     consumer_group TEXT NOT NULL,
     topic TEXT NOT NULL,
-    partition INTEGER NOT NULL,
-    origin_offset INTEGER NOT NULL,
-    key BLOB NOT NULL,
+    partition {whole} NOT NULL,
+    origin_offset {whole} NOT NULL,
+    key {bytes} NOT NULL,
     identity TEXT NOT NULL,
     job_id TEXT NOT NULL,
-    at REAL NOT NULL,
+    at {real} NOT NULL,
     PRIMARY KEY (consumer_group, topic, partition, origin_offset)
-) WITHOUT ROWID;
+){without_rowid};
 CREATE INDEX IF NOT EXISTS processor_held_job_key
     ON processor_held_job (consumer_group, topic, partition, key);
 """
@@ -41,29 +44,30 @@ CREATE INDEX IF NOT EXISTS processor_held_job_key
 _MINE = "consumer_group=? AND topic=? AND partition=?"
 
 
-def closed(connection: sqlite3.Connection, owner: Owner) -> dict[bytes, Closed]:
+def closed(statements: Statements, owner: Owner) -> dict[bytes, Closed]:
     """Read the closed keys of a partition."""
-    rows = connection.execute(
+    rows = statements.execute(
         f"SELECT key, replay, origin_offset FROM processor_closed_key WHERE {_MINE}",  # noqa: S608
         owner[:3],
     )
     return {key: Closed(replay, offset) for key, replay, offset in rows}
 
 
-def close(connection: sqlite3.Connection, owner: Owner, death: Death, at: float) -> None:
+def close(statements: Statements, owner: Owner, death: Death, at: float) -> None:
     """Close the key of a dead job; one that dies in a replay is held no more, but dead."""
-    connection.execute(
-        "INSERT INTO processor_closed_key VALUES (?,?,?,?,?,?,?) ON CONFLICT DO UPDATE"
+    statements.execute(
+        "INSERT INTO processor_closed_key VALUES (?,?,?,?,?,?,?)"
+        " ON CONFLICT (consumer_group, topic, partition, key) DO UPDATE"
         " SET replay=excluded.replay, origin_offset=excluded.origin_offset, at=excluded.at"
-        " WHERE replay <= excluded.replay",
+        " WHERE processor_closed_key.replay <= excluded.replay",
         (*owner[:3], death.key, death.replay, death.origin.offset, at),
     )
-    unhold(connection, owner, [death.origin.offset])
+    unhold(statements, owner, [death.origin.offset])
 
 
-def hold(connection: sqlite3.Connection, owner: Owner, jobs: Sequence[HeldJob], at: float) -> None:
+def hold(statements: Statements, owner: Owner, jobs: Sequence[HeldJob], at: float) -> None:
     """Keep jobs that are held; what took effect before is not."""
-    connection.executemany(
+    statements.executemany(
         "INSERT INTO processor_held_job SELECT ?,?,?,?,?,?,?,? WHERE NOT EXISTS (SELECT 1 FROM"
         " processor_ledger WHERE identity=? AND job_id=? AND state='done') ON CONFLICT DO NOTHING",
         [
@@ -82,22 +86,22 @@ def hold(connection: sqlite3.Connection, owner: Owner, jobs: Sequence[HeldJob], 
     )
 
 
-def unhold(connection: sqlite3.Connection, owner: Owner, offsets: Sequence[int]) -> None:
+def unhold(statements: Statements, owner: Owner, offsets: Sequence[int]) -> None:
     """Forget held jobs; one that is not there does no harm."""
-    connection.executemany(
+    statements.executemany(
         f"DELETE FROM processor_held_job WHERE {_MINE} AND origin_offset=?",  # noqa: S608
         [(*owner[:3], offset) for offset in offsets],
     )
 
 
-def end(connection: sqlite3.Connection, owner: Owner, key: bytes, replay: int) -> bool:
+def end(statements: Statements, owner: Owner, key: bytes, replay: int) -> bool:
     """Open a key unless a job is held behind it or died in this replay or a later one."""
-    connection.execute(
+    statements.execute(
         f"DELETE FROM processor_closed_key WHERE {_MINE} AND key=? AND replay<?"  # noqa: S608
         f" AND NOT EXISTS (SELECT 1 FROM processor_held_job WHERE {_MINE} AND key=?)",
         (*owner[:3], key, replay, *owner[:3], key),
     )
-    left = connection.execute(
+    left = statements.execute(
         f"SELECT 1 FROM processor_closed_key WHERE {_MINE} AND key=?",  # noqa: S608
         (*owner[:3], key),
     )

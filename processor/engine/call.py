@@ -1,0 +1,186 @@
+"""Call a handler: give it its context, and tell what it returned or why it failed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from processor.contracts.claims import ObjectStore
+from processor.core.lane import Entry
+from processor.engine.context import JobCancelled, JobContext
+from processor.engine.job import JobSpec
+from processor.engine.outcomes import failure_of, key_text
+from processor.engine.ports import (
+    Checkpoint,
+    Clock,
+    HandlerTransaction,
+    HandlerTransactions,
+    Ledger,
+    LedgerRow,
+    OwnershipLost,
+)
+from processor.engine.slices import Running, Slice
+from processor.errors import OutageError, ProcessorError, SinkUnavailable, UsageError
+from processor.model import Failure, JobHeaders
+
+
+class Abandoned(Exception):
+    """The loop gave this run up: the thread must write nothing more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Called:
+    """What a handler returned, and the transaction that it has written in, if it asked for one."""
+
+    result: Any
+    transaction: HandlerTransaction | None
+
+
+class Caller:
+    """Calls handlers on whatever thread asks. Holds no state of a run between calls."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        objects: ObjectStore,
+        clock: Clock,
+        timeout_seconds: float,
+        await_result: Callable[[Coroutine[Any, Any, Any], JobContext], Any],
+        bind_log: Callable[[Entry, JobHeaders, int], Any],
+    ) -> None:
+        self._ledger = ledger
+        self._objects = objects
+        self._clock = clock
+        self._timeout_seconds = timeout_seconds
+        self._await_result = await_result
+        self._bind_log = bind_log
+
+    def call(
+        self,
+        spec: JobSpec,
+        payload: Any,
+        entry: Entry,
+        work: Slice,
+        row: LedgerRow | None,
+        *,
+        write_before: Callable[[], bool],
+    ) -> Called | Failure:
+        """Call the handler: what it returned, or why it failed. The only place that catches all.
+
+        `write_before` writes what ran before in the slice, which must not come after what the
+        handler commits. JobCancelled: the handler obeyed, and the job comes again. SinkUnavailable:
+        its transaction was broken off, and no attempt counts.
+        """
+        timeout = spec.timeout_seconds or self._timeout_seconds
+        run = _Run(self._ledger, spec, entry, work, write_before, timeout)
+        context = self._context(run, row)
+        started = self._clock.monotonic()
+        work.start(Running(entry, context, started, started + timeout))
+        kept = False
+        try:
+            result = spec.call(payload, context)
+            if spec.is_async:
+                result = self._await_result(result, context)
+            # One that cannot be kept is the handler's fault: find it now.
+            json.dumps(result, allow_nan=False)
+            kept = True
+        except (JobCancelled, OwnershipLost):
+            raise
+        except BaseException as error:
+            if run.transaction is not None and run.transaction.broken_by(error):
+                why = failure_of(error).message
+                raise SinkUnavailable(
+                    f"the transaction of job {context.job_id} was broken off: {why}"
+                ) from error
+            if not isinstance(error, ProcessorError):  # Those were raised on purpose.
+                context.log.warning("handler failed", exc_info=error)
+            return failure_of(error, permanent=isinstance(error, spec.permanent))
+        finally:
+            finished = work.finish()
+            if not (kept and finished):
+                run.rollback()
+            if not finished:
+                raise Abandoned
+        return Called(result, run.transaction)
+
+    def _context(self, run: _Run, row: LedgerRow | None) -> JobContext:
+        entry, spec = run.entry, run.spec
+        job, attempt = entry.job, entry.attempt + 1
+        assert job is not None
+        mine = row is not None and row.job_id == job.job_id and row.replay == entry.hop.replay
+        context = JobContext(
+            job_id=job.job_id,
+            job_type=spec.job_type,
+            key=key_text(entry.record.key),
+            attempt=attempt,
+            deadline=job.deadline_ms / 1000 if job.deadline_ms is not None else None,
+            objects=self._objects,
+            bind_log=lambda: self._bind_log(entry, job, attempt),
+            progress=row.progress if row is not None and mine else None,
+        )
+        context.on_checkpoint(run.checkpoint)
+        context.on_transaction(run.open_transaction)
+        return context
+
+
+class _Run:
+    """What one run asks of the ledger."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        spec: JobSpec,
+        entry: Entry,
+        work: Slice,
+        write_before: Callable[[], bool],
+        timeout_seconds: float,
+    ) -> None:
+        self.spec = spec
+        self.entry = entry
+        self.transaction: HandlerTransaction | None = None
+        self._ledger = ledger
+        self._work = work
+        self._write_before = write_before
+        self._timeout_seconds = timeout_seconds
+
+    def open_transaction(self) -> Any:
+        if self.transaction is None:
+            if not isinstance(self._ledger, HandlerTransactions) or self.spec.is_async:
+                raise UsageError(
+                    f"the handler of `{self.spec.job_type}` asks for ctx.transaction, which needs "
+                    "a ledger in PostgreSQL and a handler that is no coroutine",
+                    hint="set ledger.url to postgresql://…, and define the handler with `def`",
+                )
+            if not self._write_before():
+                raise JobCancelled("the slice ends before this job")
+            self.transaction = self._ledger.begin_handler(self._timeout_seconds)
+        return self.transaction.connection
+
+    def rollback(self) -> None:
+        if self.transaction is not None:
+            self.transaction.rollback()
+
+    def checkpoint(self, progress: str) -> bool:
+        job = self.entry.job
+        assert job is not None
+        if not self._ledger.remembers:
+            raise UsageError("ctx.checkpoint needs a ledger", hint="set ledger.url")
+        try:
+            self._ledger.checkpoint(
+                self._work.owner,
+                Checkpoint(
+                    identity=job.identity(self.spec.job_type),
+                    job_id=job.job_id,
+                    job_type=self.spec.job_type,
+                    origin=self.entry.hop.origin,
+                    attempt=self.entry.attempt + 1,
+                    progress=progress,
+                    replay=self.entry.hop.replay,
+                ),
+            )
+        except OutageError:
+            return False
+        return True
