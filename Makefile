@@ -47,6 +47,11 @@ chaos: $(VENV)/.dev ## Kill and stop workers and brokers under load (SHORT=1 SEE
 	@SHORT=$(SHORT) $(BIN)/python -m tests.chaos $(if $(filter-out 0,$(SEED)),--seed $(SEED)) \
 	  $(if $(JOBS),--jobs $(JOBS)) $(if $(PROTOCOLS),--protocols $(PROTOCOLS))
 
+.PHONY: chaos-effects
+chaos-effects: $(VENV)/.dev ## The same for effects in PostgreSQL, which is hurt too (SHORT=1 SEED= JOBS=)
+	@SHORT=$(SHORT) $(BIN)/python -m tests.chaos.effects $(if $(filter-out 0,$(SEED)),--seed $(SEED)) \
+	  $(if $(JOBS),--jobs $(JOBS))
+
 .PHONY: check
 check: lint ## Run the linters, the type checker and the tests: what CI runs
 	@$(MAKE) test

@@ -76,6 +76,9 @@ class Told:
 class Run:
     """Workers and brokers of one run, and the hands that hurt them."""
 
+    handlers = HANDLERS
+    job_types = ("chaos.count",)
+
     def __init__(self, stack: Stack, folder: Path, protocol: str, seed: int, plan: Plan) -> None:
         self.plan = plan
         self.seed = seed
@@ -87,21 +90,31 @@ class Run:
             kafka |= {"session.timeout.ms": int(SESSION_SECONDS * 1000),
                       "heartbeat.interval.ms": 1000}  # fmt: skip
         folder.mkdir()
-        self.project = Project(folder, {"kafka": kafka, "registry": {"url": stack.registry.url}})
-        self.project.add_schema(
-            "chaos.count", [{"name": "key", "type": "string"}, {"name": "seq", "type": "long"}]
-        )
+        tables = {"kafka": kafka, "registry": {"url": stack.registry.url}, **self.settings()}
+        self.project = Project(folder, tables)
+        for job_type in self.job_types:
+            self.project.add_schema(
+                job_type, [{"name": "key", "type": "string"}, {"name": "seq", "type": "long"}]
+            )
         self.topic = self.project.add_topic(
-            "chaos", ["chaos.count"], partitions=PARTITIONS, status={"publish": False},
+            "chaos", self.job_types, partitions=PARTITIONS, status={"publish": False},
             retry={"delays": ["100ms", "500ms", "2s"], "jitter": 0.1, "attempts": ATTEMPTS_MAX},
         )  # fmt: skip
-        self.project.add_module("chaos_handlers", HANDLERS.read_text())
+        self.project.add_module("chaos_handlers", self.handlers.read_text())
         self.project.provision()
         self.workers: dict[int, Process] = {}
         self.stopped: dict[int, float] = {}  # Slot -> when it was stopped (monotonic seconds).
         self.faults: Counter[str] = Counter()
         self.accepted: list[Job] = []
         self.unanswered: list[Job] = []
+
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """More tables of processor.toml."""
+        return {}
+
+    def environment(self) -> dict[str, str]:
+        """What a worker's handlers are told."""
+        return {"CHAOS_SEED": str(self.seed)}
 
     # Jobs.
 
@@ -118,7 +131,9 @@ class Run:
                 self._submit(client, jobs)
 
     def _submit(self, client: Client, jobs: list[Job]) -> None:
-        new = (NewJob("chaos.count", each._asdict(), key=each.key) for each in jobs)
+        types = self.job_types  # A key's jobs are all of one type.
+        new = (NewJob(types[int(each.key[1:]) % len(types)], each._asdict(), key=each.key)
+               for each in jobs)  # fmt: skip
         answers: list[Any] = []
         try:
             answers += client.submit_many(new)
@@ -131,8 +146,9 @@ class Run:
     # Workers.
 
     def start(self, slot: int) -> None:
-        env = {"CHAOS_SEED": str(self.seed)}
-        worker = self.project.start("work", "chaos_handlers:app", "--topic", self.topic, env=env)
+        worker = self.project.start(
+            "work", "chaos_handlers:app", "--topic", self.topic, env=self.environment()
+        )
         self.workers[slot] = worker
 
     def kill(self, slot: int) -> None:

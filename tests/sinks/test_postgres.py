@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -384,21 +385,10 @@ def test_key_with_a_nul_is_kept(ledger: PostgresLedger):
 
 
 def test_ledgers_that_are_opened_at_once_make_their_tables_once(database: str):
-    faults: list[Exception] = []
-
-    def opened() -> None:
-        try:
-            PostgresLedger(database).close()
-        except Exception as fault:
-            faults.append(fault)
-
-    threads = [threading.Thread(target=opened) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-
-    assert faults == []
+    with ThreadPoolExecutor(8) as pool:
+        opened = list(pool.map(lambda _: PostgresLedger(database), range(8)))
+    for each in opened:
+        each.close()
 
 
 def test_role_without_the_right_to_create_tables_can_use_them(
