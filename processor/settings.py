@@ -133,6 +133,12 @@ class LedgerSettings(Section):
     url: LedgerUrl = "sqlite:///.processor/ledger.db"
 
 
+class OutboxSettings(Section):
+    """The application's own database, whose outbox a relay empties."""
+
+    url: str | None = None
+
+
 class WorkerSettings(Section):
     """How a worker runs jobs."""
 
@@ -179,6 +185,7 @@ class Settings(Section):
     s3: S3Settings = S3Settings()
     claims: ClaimSettings = ClaimSettings()
     ledger: LedgerSettings = LedgerSettings()
+    outbox: OutboxSettings = OutboxSettings()
     worker: WorkerSettings = WorkerSettings()
     log: LogSettings = LogSettings()
 

@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "lag": ("processor.cli.lag", "lag", "Show what waits, by partition."),
     "why": ("processor.cli.why", "why", "Tell where a job is, and why it does not run."),
     "dead": ("processor.cli.dead", "dead", "Look at dead letters; replay, release, purge."),
+    "outbox": ("processor.cli.outbox", "outbox", "Submit jobs with your own transactions."),
     "config": ("processor.cli.config", "config", "Show and check the settings."),
 }
 

@@ -1,0 +1,444 @@
+"""Jobs submitted with the user's own transactions: what commits is submitted, in order, once."""
+
+from __future__ import annotations
+
+import random
+import signal
+import sqlite3
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import sqlalchemy
+from confluent_kafka import Consumer, TopicPartition
+from sqlalchemy.orm import Session
+
+from processor.contracts import headers
+from processor.errors import ContractError, SinkUnavailable, UsageError
+from processor.model import Position, Record
+from processor.outbox import Outbox
+from processor.outbox.relay import Relay
+from processor.outbox.rows import PostgresRows, SqliteRows, open_rows
+from processor.outbox.table import slot_of
+from processor.outbox.write import Contracts
+from tests.acceptance.project import Project, eventually
+from tests.engine.bench import Telling
+
+pytestmark = [pytest.mark.broker, pytest.mark.registry, pytest.mark.postgres]
+
+PARTITIONS = 4
+
+
+@pytest.fixture
+def topic(project: Project) -> str:
+    project.add_schema("mail.send", [{"name": "to", "type": "string"}])
+    name = project.add_topic("mail", ["mail.send"], partitions=PARTITIONS)
+    project.provision()
+    return name
+
+
+@pytest.fixture
+def contracts(project: Project, topic: str) -> Contracts:
+    return Contracts(project.settings())
+
+
+@pytest.fixture(params=["postgres", "sqlite"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        made = f"sqlite:///{tmp_path / 'app.db'}".replace("sqlite:////", "sqlite:////")
+    else:
+        made = request.getfixturevalue("database")
+    rows = open_rows(made)
+    rows.create()
+    rows.create()
+    rows.close()
+    return made
+
+
+def connected(url: str) -> Any:
+    if url.startswith("sqlite"):
+        return sqlite3.connect(url.removeprefix("sqlite:///"), timeout=30)
+    return psycopg.connect(url)
+
+
+def relayed(project: Project, url: str) -> None:
+    Relay(open_rows(url), project.settings().kafka, logger=Telling()).run(once=True)
+
+
+def on_topic(project: Project, topic: str) -> list[Record]:
+    """Every record of a topic, each partition in order."""
+    servers = project.settings().kafka["bootstrap.servers"]
+    reader = Consumer({"bootstrap.servers": servers, "group.id": "reader", "log_level": 0})
+    found: list[Record] = []
+    for number in range(PARTITIONS):
+        at, end = 0, reader.get_watermark_offsets(TopicPartition(topic, number), timeout=20)[1]
+        if end:
+            reader.assign([TopicPartition(topic, number, 0)])
+        while at < end:
+            for each in reader.consume(500, 1.0):
+                assert each.error() is None
+                at = (each.offset() or 0) + 1
+                found.append(Record(topic, number, at - 1, each.key(), each.value(),
+                                    each.headers() or [], 0))  # fmt: skip
+    reader.close()
+    return found
+
+
+def ids(records: list[Record]) -> list[str]:
+    return [headers.read_job(each, Position("t", 0, 0)).job_id for each in records]
+
+
+# Writing.
+
+
+def test_committed_job_is_submitted_and_a_rolled_back_one_is_not(
+    project: Project, topic: str, contracts: Contracts, url: str
+):
+    connection = connected(url)
+    kept = Outbox(connection, contracts=contracts).submit("mail.send", {"to": "a"}, key="k")
+    connection.commit()
+    Outbox(connection, contracts=contracts).submit("mail.send", {"to": "b"}, key="k")
+    connection.rollback()
+    connection.close()
+
+    relayed(project, url)
+
+    (record,) = on_topic(project, topic)
+    assert ids([record]) == [kept]
+    assert record.key == b"k"
+    rows = open_rows(url)
+    assert rows.backlog().rows == 0
+    rows.close()
+
+
+def test_row_s_headers_are_those_of_a_job_that_is_submitted(
+    project: Project, topic: str, contracts: Contracts, url: str
+):
+    connection = connected(url)
+    Outbox(connection, contracts=contracts, source="shop").submit(
+        "mail.send", {"to": "a"}, idempotency_key="i", job_id="mine", not_before=1.5, deadline=4e9
+    )
+    connection.commit()
+    connection.close()
+
+    relayed(project, url)
+
+    (record,) = on_topic(project, topic)
+    job = headers.read_job(record, Position("t", 0, 0))
+    assert (job.job_id, job.job_type, job.idempotency_key) == ("mine", "mail.send", "i")
+    assert (job.not_before_ms, job.deadline_ms) == (1500, 4_000_000_000_000)
+    assert dict(record.headers)["ce_source"] == b"shop"
+    assert (record.value or b"")[:1] == b"\0"
+
+
+def by_sqlalchemy(url: str, submit: Callable[[Any], str], *, session: bool) -> str:
+    if url.startswith("sqlite"):
+        engine = sqlalchemy.create_engine(url)
+    else:
+        engine = sqlalchemy.create_engine(
+            url.replace("postgresql://", "postgresql+psycopg://", 1).partition("?")[0],
+            connect_args={"options": "-csearch_path=" + url.rpartition("%3D")[2]},
+        )
+    try:
+        with Session(engine) if session else engine.connect() as opened:
+            submit(opened)
+            opened.rollback()
+            kept = submit(opened)
+            opened.commit()
+            return kept
+    finally:
+        engine.dispose()
+
+
+@pytest.mark.parametrize("session", [False, True], ids=["connection", "session"])
+def test_sqlalchemy_s_transaction_is_the_job_s(
+    project: Project, topic: str, contracts: Contracts, url: str, session: bool
+):
+    def submit(opened: Any) -> str:
+        return Outbox(opened, contracts=contracts).submit("mail.send", {"to": "a"}, key="k")
+
+    kept = by_sqlalchemy(url, submit, session=session)
+    relayed(project, url)
+
+    assert ids(on_topic(project, topic)) == [kept]
+
+
+def test_bad_job_leaves_nothing_and_the_transaction_goes_on(
+    project: Project, topic: str, contracts: Contracts, url: str
+):
+    connection = connected(url)
+    box = Outbox(connection, contracts=contracts)
+
+    with pytest.raises(ContractError, match="`to`"):
+        box.submit("mail.send", {"to": 5})
+    with pytest.raises(UsageError, match="sned"):
+        box.submit("mail.sned", {"to": "a"})
+    kept = box.submit("mail.send", {"to": "a"})
+    connection.commit()
+    connection.close()
+    relayed(project, url)
+
+    assert ids(on_topic(project, topic)) == [kept]
+
+
+def test_connection_outside_of_a_transaction_is_refused(contracts: Contracts, url: str):
+    connection = connected(url)
+    if url.startswith("sqlite"):
+        connection.isolation_level = None
+    else:
+        connection.autocommit = True
+
+    with pytest.raises(UsageError, match="not inside a transaction"):
+        Outbox(connection, contracts=contracts).submit("mail.send", {"to": "a"})
+
+    connection.close()
+
+
+def test_other_connections_are_refused():
+    with pytest.raises(UsageError, match=r"cannot write through a builtins\.object"):
+        Outbox(object())
+
+
+def test_missing_table_is_told_with_what_to_do(database: str, tmp_path: Path):
+    for each in (database, f"sqlite:///{tmp_path / 'none.db'}"):
+        rows = open_rows(each)
+        with pytest.raises(UsageError, match="no table processor_outbox"):
+            rows.slots()
+        rows.close()
+
+
+# Order.
+
+
+def test_row_of_a_slow_transaction_is_neither_skipped_nor_overtaken(
+    contracts: Contracts, database: str
+):
+    rows = PostgresRows(database)
+    rows.create()
+    with psycopg.connect(database) as slow, psycopg.connect(database) as fast:
+        first = Outbox(slow, contracts=contracts).submit("mail.send", {"to": "a"}, key="k")
+        second = Outbox(fast, contracts=contracts).submit("mail.send", {"to": "b"}, key="k")
+        fast.commit()
+        before = rows.slots()
+        slow.commit()
+        after = [row.id for slot in rows.slots() for row in rows.read(slot, 10)]
+
+    assert before == []
+    assert after == [first, second]
+    rows.close()
+
+
+def test_transactions_that_wait_for_one_lock_come_in_its_order(contracts: Contracts, database: str):
+    """The second one has the older transaction id, since it wrote something else before."""
+    rows = PostgresRows(database)
+    rows.create()
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("CREATE TABLE account (id int PRIMARY KEY, n int)")
+        connection.execute("INSERT INTO account VALUES (1, 0), (2, 0)")
+    with psycopg.connect(database) as one, psycopg.connect(database) as two:
+        two.execute("UPDATE account SET n = 1 WHERE id = 2")
+        one.execute("UPDATE account SET n = 1 WHERE id = 1")
+        first = Outbox(one, contracts=contracts).submit("mail.send", {"to": "a"}, key="k")
+        waiting = threading.Thread(
+            target=two.execute, args=["UPDATE account SET n = 2 WHERE id = 1"]
+        )
+        waiting.start()
+        one.commit()
+        waiting.join(20)
+        between = rows.slots()
+        second = Outbox(two, contracts=contracts).submit("mail.send", {"to": "b"}, key="k")
+        two.commit()
+    found = [row.id for slot in rows.slots() for row in rows.read(slot, 10)]
+
+    assert between == []
+    assert found == [first, second]
+    rows.close()
+
+
+def test_slot_belongs_to_one_relay_until_its_connection_ends(database: str):
+    one, two = PostgresRows(database), PostgresRows(database)
+    one.create()
+
+    taken = one.take(3), two.take(3), two.take(4)
+    one.close()
+    eventually(lambda: two.take(3))
+
+    assert taken == (True, False, True)
+    two.close()
+
+
+def test_sqlite_has_one_relay_at_a_time(tmp_path: Path):
+    one, two = SqliteRows(str(tmp_path / "a.db")), SqliteRows(str(tmp_path / "a.db"))
+
+    taken = one.take(0), two.take(0)
+    one.close()
+
+    assert taken == (True, False)
+    assert two.take(0)
+    two.close()
+
+
+def test_all_rows_of_a_key_are_in_one_slot():
+    assert len({slot_of("t", "k", str(n)) for n in range(100)}) == 1
+    assert len({slot_of("t", None, str(n)) for n in range(1000)}) == 32
+
+
+# The relay's own life.
+
+
+def test_database_s_outage_is_waited_for(
+    project: Project, topic: str, contracts: Contracts, database: str
+):
+    rows = PostgresRows(database)
+    rows.create()
+    logger = Telling()
+    relay = Relay(rows, project.settings().kafka, logger=logger, poll_seconds=0.2)
+    running = threading.Thread(target=relay.run)
+    running.start()
+    eventually(lambda: rows.pid is not None)
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("SELECT pg_terminate_backend(%s)", [rows.pid])
+    eventually(lambda: logger.told("waiting for the outbox's database"))
+    with psycopg.connect(database) as connection:
+        kept = Outbox(connection, contracts=contracts).submit("mail.send", {"to": "a"})
+        connection.commit()
+    eventually(lambda: ids(on_topic(project, topic)) == [kept])
+    relay.stop()
+    running.join(20)
+
+    assert not running.is_alive()
+
+
+def test_crash_between_the_answer_and_the_delete_sends_the_same_job_again(
+    project: Project, topic: str, contracts: Contracts, url: str
+):
+    connection = connected(url)
+    kept = Outbox(connection, contracts=contracts).submit("mail.send", {"to": "a"}, key="k")
+    connection.commit()
+    connection.close()
+    rows = open_rows(url)
+    relay = Relay(rows, project.settings().kafka, logger=Telling())
+
+    def crash(numbers: Any) -> None:
+        raise SinkUnavailable("the connection is gone")
+
+    rows.delete = crash  # type: ignore[method-assign]
+    with pytest.raises(SinkUnavailable):
+        relay.turn()
+    rows.close()
+    relayed(project, url)
+
+    first, again = on_topic(project, topic)
+    assert ids([first, again]) == [kept, kept]
+    assert (first.value, first.headers) == (again.value, again.headers)
+
+
+def test_row_that_kafka_does_not_take_holds_its_own_key_back_and_no_other(
+    project: Project, topic: str, contracts: Contracts, url: str
+):
+    connection = connected(url)
+    box = Outbox(connection, contracts=contracts)
+    box.submit("mail.send", {"to": "a"}, key="bad")
+    box.submit("mail.send", {"to": "b"}, key="bad")
+    kept = box.submit("mail.send", {"to": "c"}, key="good")
+    mark = "?" if url.startswith("sqlite") else "%s"
+    connection.execute(
+        f"UPDATE processor_outbox SET payload={mark} WHERE number="
+        "(SELECT min(number) FROM processor_outbox)", [b"x" * 18 * 1024 * 1024],
+    )  # fmt: skip
+    connection.commit()
+    connection.close()
+    logger = Telling()
+
+    Relay(open_rows(url), project.settings().kafka, logger=logger).run(once=True)
+
+    assert ids(on_topic(project, topic)) == [kept]
+    assert logger.told("row of the outbox cannot be sent; its key waits")
+    rows = open_rows(url)
+    assert rows.backlog().rows == 2
+    rows.close()
+
+
+def test_rows_come_soon_after_their_commit_and_are_measured(
+    project: Project, topic: str, contracts: Contracts, database: str
+):
+    project.write_settings(outbox={"url": database})
+    project.run("outbox", "create").ok()
+    worker = project.start("outbox", "relay", "--poll-seconds", "30", "--metrics-port", "0")
+    worker.wait_for("relay starting")
+    with psycopg.connect(database) as connection:
+        box = Outbox(connection, contracts=contracts)
+        wanted = [box.submit("mail.send", {"to": "a"}, key=str(n)) for n in range(20)]
+        time.sleep(0.5)  # The relay waits by now, and would for 30 s.
+        connection.commit()
+        committed = time.monotonic()
+        eventually(lambda: len(on_topic(project, topic)) == len(wanted))
+        seconds = time.monotonic() - committed
+
+    url = next(row["url"] for row in worker.logged() if row["event"] == "probes and metrics answer")
+    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    assert f'processor_outbox_relayed_total{{topic="{topic}"}} 20.0' in text
+    assert "processor_outbox_rows" in text
+    assert "processor_outbox_oldest_seconds" in text
+    assert sorted(ids(on_topic(project, topic))) == sorted(wanted)
+    assert seconds < 10
+    assert worker.end() == 0
+
+
+@pytest.mark.acceptance
+@pytest.mark.slow
+def test_fifty_transactions_half_rolled_back_and_two_relays_one_killed(
+    project: Project, topic: str, contracts: Contracts, database: str
+):
+    project.write_settings(outbox={"url": database})
+    project.run("outbox", "create").ok()
+    relays = [project.start("outbox", "relay", "--poll-seconds", "0.1") for _ in range(2)]
+    for each in relays:
+        each.wait_for("relay starting")
+    chance = random.Random(5)
+    plans = [(n, chance.random() < 0.5, chance.choice([0.0, 0.0, 0.02, 0.3]),
+              chance.randrange(1, 40)) for n in range(50)]  # fmt: skip
+    committed: dict[str, list[str]] = {}  # By key: the job ids, in the order of their commits.
+    locks = {f"k{n}": threading.Lock() for n in range(8)}
+
+    def transaction(plan: tuple[int, bool, float, int]) -> None:
+        number, rolled_back, slow, rows = plan
+        key = f"k{number % len(locks)}"
+        for _ in range(4):
+            with locks[key], psycopg.connect(database) as connection:  # Serialized, as by a row.
+                box = Outbox(connection, contracts=contracts)
+                mine = [box.submit("mail.send", {"to": key}, key=key) for _ in range(rows)]
+                time.sleep(slow)
+                if rolled_back:
+                    connection.rollback()
+                else:
+                    connection.commit()
+                    committed.setdefault(key, []).extend(mine)
+
+    with ThreadPoolExecutor(50) as pool:
+        running = [pool.submit(transaction, plan) for plan in plans]
+        eventually(lambda: len(on_topic(project, topic)) > 100)
+        relays[0].end(signal.SIGKILL)
+        for each in running:
+            each.result()
+    rows = open_rows(database)
+    eventually(lambda: rows.backlog().rows == 0, timeout=60)
+    rows.close()
+    assert relays[1].end() == 0
+
+    wanted = {job for jobs in committed.values() for job in jobs}
+    records = on_topic(project, topic)
+    seen = list(dict.fromkeys(ids(records)))
+    print(f"committed {len(wanted)}, submitted {len(seen)}, sent again {len(records) - len(seen)}")
+    assert len(wanted) > 500
+    assert set(seen) == wanted
+    for jobs in committed.values():
+        mine = set(jobs)
+        assert [each for each in seen if each in mine] == jobs
