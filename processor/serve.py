@@ -48,6 +48,7 @@ from processor.preflight import (
     prepare_sinks,
     served_topics,
 )
+from processor.pruning import Prunable, Pruner, too_short
 from processor.settings import Settings, masked
 
 if TYPE_CHECKING:
@@ -191,9 +192,12 @@ class Served:
             ledger=masked("ledger.url", self._settings.ledger.url),
             folder=str(Path.cwd()),
         )
+        pruner = self._made_pruner()
         try:
             self._worker.run()
         finally:
+            if pruner is not None:
+                pruner.stop()
             if self._health_server is not None:
                 self._health_server.stop()
             self._ledger.close()
@@ -220,6 +224,23 @@ class Served:
             return encoders[topic].encode(status_payload(status))
 
         return encode
+
+    def _made_pruner(self) -> Pruner | None:
+        if not isinstance(self._ledger, Prunable):
+            return None
+        seconds = self._settings.ledger.retention
+        if (warning := too_short(seconds, self._topics)) is not None:
+            self._logger.warning(warning)
+        pruner = Pruner(
+            self._ledger,
+            self._topics,
+            retention_seconds=seconds,
+            now=time.time,
+            pruned=self._metrics.ledger_pruned,
+            logger=self._logger,
+        )
+        pruner.start()
+        return pruner
 
     def _made_health_server(self) -> HealthServer | None:
         port = self._settings.worker.metrics_port

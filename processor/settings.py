@@ -131,6 +131,7 @@ class LedgerSettings(Section):
     """The durable memory of settled jobs; `none` makes effects at least once."""
 
     url: LedgerUrl = "sqlite:///.processor/ledger.db"
+    retention: Seconds = Field(30 * 86_400.0, gt=0)  # rows of jobs that ended are kept so long
 
 
 class OutboxSettings(Section):

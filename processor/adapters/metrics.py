@@ -164,6 +164,11 @@ IDEMPOTENCY_CONFLICTS = Definition(
     "Jobs not run whose idempotency key was used before, for another payload.",
     ("job_type",),
 )
+LEDGER_PRUNED = Definition(
+    "processor_ledger_pruned_total",
+    "counter",
+    "Rows of the ledger forgotten since their jobs cannot come again.",
+)
 BUILD = Definition("processor_build", "gauge", "Always 1; the label is the version.", ("version",))
 
 CATALOGUE: Final = (
@@ -189,6 +194,7 @@ CATALOGUE: Final = (
     PRODUCE_ERRORS,
     LATE_RESULTS,
     IDEMPOTENCY_CONFLICTS,
+    LEDGER_PRUNED,
     BUILD,
 )
 
@@ -238,6 +244,7 @@ class Metrics(Telemetry):
         self._produce_errors = self._made(Counter, PRODUCE_ERRORS)
         self._late_results = self._made(Counter, LATE_RESULTS)
         self._conflicts = self._made(Counter, IDEMPOTENCY_CONFLICTS)
+        self._pruned = self._made(Counter, LEDGER_PRUNED)
         self._made(Gauge, BUILD).labels(processor.__version__).set(1)
 
     def consumed(self, topic: str, count: int) -> None:
@@ -323,6 +330,10 @@ class Metrics(Telemetry):
     def idempotency_conflict(self, job_type: str) -> None:
         """Count a job that was not run."""
         self._conflicts.labels(job_type).inc()
+
+    def ledger_pruned(self, count: int) -> None:
+        """Count rows that were forgotten."""
+        self._pruned.inc(count)
 
     def _made(self, kind: type[_Wrapper], metric: Definition) -> _Wrapper:
         return kind(metric.name, metric.sentence, metric.labels, registry=self.registry)

@@ -215,14 +215,19 @@ class SqlLedger(ABC):
         with self._owned(owner) as statements:
             return sql_holds.end(statements, owner, key, replay)
 
-    def prune(self, before: float, count_max: int) -> int:
-        """Forget at most so many rows of jobs that ended before a time. Returns how many."""
+    def prune(self, topic: str, before: float, count_max: int, *, with_letters: bool) -> int:
+        """Forget at most so many rows of a topic's jobs that ended before a time.
+
+        Returns how many. `with_letters`: of jobs that have a dead letter, too.
+        """
+        plain = "state = 'done' AND replay = 0"
+        which = "state IN ('done', 'dead', 'purged')" if with_letters else plain
         with self._transaction() as statements:
             deleted: int = statements.execute(
-                "DELETE FROM processor_ledger WHERE identity IN (SELECT identity FROM"
-                " processor_ledger WHERE at < ? AND state IN ('done', 'dead', 'purged')"
+                "DELETE FROM processor_ledger WHERE identity IN (SELECT identity FROM"  # noqa: S608
+                f" processor_ledger WHERE at < ? AND origin_topic = ? AND {which}"
                 " ORDER BY at LIMIT ?)",
-                (before, count_max),
+                (before, topic, count_max),
             ).rowcount
             return deleted
 

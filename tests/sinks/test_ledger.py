@@ -687,3 +687,54 @@ def test_payload_s_hash_is_kept(ledger: Ledger):
     ledger.record(OWNER, [replace(effect(1), payload_hash="abc")])
 
     assert ledger.lookup(["job:job-1"])["job:job-1"].payload_hash == "abc"
+
+
+# Pruning.
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def aging(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Any, list[float]]]:
+    """A ledger, and its time."""
+    at = [1000.0]
+    made: Any
+    if request.param == "sqlite":
+        made = SqliteLedger(tmp_path / "l.db", clock=lambda: at[0])
+    else:
+        made = PostgresLedger(request.getfixturevalue("database"), clock=lambda: at[0])
+    yield made, at
+    made.close()
+
+
+def kept(ledger: Ledger) -> set[str]:
+    return set(ledger.lookup([f"job:job-{n}" for n in range(20)]))
+
+
+def test_rows_are_forgotten_in_steps_the_oldest_first(aging: tuple[Any, list[float]]):
+    ledger, at = aging
+    for n in range(5):
+        at[0] = 1000.0 + n
+        ledger.record(OWNER, [effect(n)])
+
+    steps = [ledger.prune("t", 1003.0, 2, with_letters=False) for _ in range(3)]
+
+    assert steps == [2, 1, 0]
+    assert kept(ledger) == {"job:job-3", "job:job-4"}
+
+
+def test_row_of_another_topic_of_a_dead_or_running_job_or_of_a_replay_stays(
+    aging: tuple[Any, list[float]],
+):
+    ledger, _ = aging
+    ledger.record(OWNER, [effect(1), replace(effect(2), replay=7)])
+    ledger.record(OWNER, [replace(effect(3), origin=Position("u", 3, 3))])
+    ledger.dying(OWNER, [death(4), death(5)])
+    ledger.dead(OWNER, ["job:job-4"])
+    ledger.checkpoint(OWNER, checkpoint(6))
+
+    first = ledger.prune("t", 2000.0, 100, with_letters=False)
+    left = kept(ledger)
+    second = ledger.prune("t", 2000.0, 100, with_letters=True)
+
+    assert (first, second) == (1, 2)
+    assert left == {f"job:job-{n}" for n in (2, 3, 4, 5, 6)}
+    assert kept(ledger) == {f"job:job-{n}" for n in (3, 5, 6)}

@@ -1,0 +1,105 @@
+"""Forget what the ledger need not remember any more, in small steps beside the worker.
+
+Rule I (docs/architecture.md): a row may go when its job cannot come again. A job that is done comes
+again from its main topic or a retry topic, so its row outlives both retentions; of one that has a
+dead letter (it died, was purged, or was done in a replay) the letter's retention counts too.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from processor.contracts.topic import Topic
+from processor.errors import OutageError
+
+STEP_ROWS_MAX = 1000
+STEPS_MAX = 20  # In one go: what is left waits for the next one.
+EVERY_SECONDS = 60.0
+
+
+@runtime_checkable
+class Prunable(Protocol):
+    """A ledger with rows to forget."""
+
+    def prune(self, topic: str, before: float, count_max: int, *, with_letters: bool) -> int:
+        """Forget at most so many rows of jobs that ended before a time. Returns how many."""
+        ...
+
+
+class Pruner:
+    """Prunes the rows of these topics, on a thread of its own, until it is stopped.
+
+    Another topic's rows may be in the same ledger and have to stay for longer. `now` gives seconds
+    since the epoch.
+    """
+
+    def __init__(
+        self,
+        ledger: Prunable,
+        topics: Sequence[Topic],
+        *,
+        retention_seconds: float,
+        now: Callable[[], float],
+        pruned: Callable[[int], None],
+        logger: Any,
+    ) -> None:
+        self._ledger = ledger
+        self._retention_seconds = retention_seconds
+        self._topics = topics
+        self._now = now
+        self._pruned = pruned
+        self._logger = logger
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="processor-prune", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the step in progress."""
+        self._stop.set()
+
+    def step(self) -> int:
+        """Prune once, in bounded steps. Returns how many rows went."""
+        gone = 0
+        for topic in self._topics:
+            gone += self._forget(topic.name, self._retention_seconds, with_letters=False)
+            letters_seconds = topic.dead_letter.retention_seconds
+            if letters_seconds is not None:
+                longest = max(self._retention_seconds, letters_seconds)
+                gone += self._forget(topic.name, longest, with_letters=True)
+        return gone
+
+    def _forget(self, topic: str, seconds: float, *, with_letters: bool) -> int:
+        gone = 0
+        for _ in range(STEPS_MAX):
+            before = self._now() - seconds
+            count = self._ledger.prune(topic, before, STEP_ROWS_MAX, with_letters=with_letters)
+            self._pruned(count)
+            gone += count
+            if count < STEP_ROWS_MAX or self._stop.is_set():
+                break
+        return gone
+
+    def _run(self) -> None:
+        while not self._stop.wait(EVERY_SECONDS):
+            try:
+                self.step()
+            except OutageError as outage:
+                self._logger.warning("the ledger is not pruned now", why=outage.message)
+
+
+def too_short(retention_seconds: float, topics: Sequence[Topic]) -> str | None:
+    """Tell when rows would be forgotten while their jobs can still come again."""
+    for topic in topics:
+        needed = max(topic.retention, topic.retry_retention_seconds)
+        if retention_seconds < needed:
+            return (
+                f"ledger.retention is {retention_seconds:g} s, and topic `{topic.name}` keeps its "
+                f"records for {needed:g} s: a job that comes again after its row is forgotten "
+                "takes effect twice"
+            )
+    return None
