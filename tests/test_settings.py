@@ -358,7 +358,7 @@ def test_every_setting_is_documented_with_its_default():
 def default_of(value: object) -> str:
     if value is None:
         return ""
-    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+    return f"`{value:.12g}`" if isinstance(value, float) else f"`{value}`"
 
 
 def test_every_refused_client_setting_is_documented_with_its_reason():
