@@ -86,6 +86,11 @@ class Caller:
                 result = self._await_result(result, context)
             # One that cannot be kept is the handler's fault: find it now.
             json.dumps(result, allow_nan=False)
+            if run.transaction is not None and run.transaction.failed:
+                raise UsageError(
+                    "a statement of ctx.transaction failed, and the handler went on",
+                    hint="let its exception out, or use a savepoint: `with connection.transaction()`",
+                )
             kept = True
         except (JobCancelled, OwnershipLost):
             raise

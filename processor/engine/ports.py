@@ -313,6 +313,11 @@ class HandlerTransaction(Protocol):
         """What the handler is given. It may neither commit nor roll back."""
         ...
 
+    @property
+    def failed(self) -> bool:
+        """Whether a statement in it has failed, so that it can only be undone."""
+        ...
+
     def broken_by(self, error: BaseException) -> bool:
         """Whether what a handler met is the database's fault: then no attempt counts."""
         ...

@@ -36,6 +36,7 @@ try:
     import psycopg
     from psycopg import errors
     from psycopg.conninfo import conninfo_to_dict, make_conninfo
+    from psycopg.pq import TransactionStatus
 except ImportError as fault:
     raise UsageError(
         "a PostgreSQL ledger needs the package psycopg",
@@ -277,6 +278,11 @@ class _ForHandler:
         self._block = ExitStack()
         self._block.enter_context(connection.transaction())
         self._ended = False
+
+    @property
+    def failed(self) -> bool:
+        """Whether the server takes no more statements in it."""
+        return self.connection.info.transaction_status is TransactionStatus.INERROR
 
     def broken_by(self, error: BaseException) -> bool:
         """Whether the server has gone, or another transaction was in the way."""

@@ -1,0 +1,185 @@
+"""A handler's own statements, through the whole engine, on a real PostgreSQL."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from processor.engine.context import JobContext
+from processor.engine.ports import Owner
+from tests.engine.bench import LETTERS, Bench
+from tests.engine.conftest import on_postgres
+
+pytestmark = [pytest.mark.postgres]
+
+
+@pytest.fixture
+def bench(tables: str) -> Iterator[Bench]:
+    for made in on_postgres(tables):
+        made.ledger = made.ledger._ledger  # Not watched: handlers may write in it.
+        made.sinks = ()
+        yield made
+
+
+@pytest.fixture
+def reader(tables: str) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(tables, autocommit=True) as connection:
+        yield connection
+
+
+def insert(n: int, *then: Any) -> Any:
+    """What a run does: write n, then raise or call something."""
+
+    def step(context: JobContext) -> None:
+        context.transaction.execute("INSERT INTO effect (n) VALUES (%s)", [n])
+        for each in then:
+            if isinstance(each, BaseException):
+                raise each
+            each(context)
+
+    return step
+
+
+def kill(reader: psycopg.Connection[Any]) -> Any:
+    def step(context: JobContext) -> None:
+        pid = context.transaction.info.backend_pid
+        reader.execute("SELECT pg_terminate_backend(%s)", [pid])
+        context.transaction.execute("SELECT 1")
+
+    return step
+
+
+def test_handler_s_statements_take_effect_once_with_the_row(bench: Bench):
+    bench.script = {1: [insert(1)], 2: [insert(2), insert(2)]}
+    bench.submit(1)
+    bench.submit(2)
+    bench.submit(2)
+
+    bench.member().go()
+
+    assert bench.effects() == [1, 2]
+    assert bench.committed() == 3
+
+
+def test_handler_that_fails_leaves_nothing_and_its_next_run_does(bench: Bench):
+    bench.script = {1: [insert(1, OSError("no answer")), insert(1)]}
+    bench.submit(1)
+    member = bench.member()
+
+    member.go()
+    before = bench.effects()
+    bench.clock.advance(60.0)
+    member.go()
+
+    assert (before, bench.effects()) == ([], [1])
+    assert bench.attempts == [(1, 1), (1, 2)]
+
+
+def test_what_ran_before_in_the_slice_is_written_first(bench: Bench):
+    seen: list[Any] = []
+    bench.script = {2: [insert(2, lambda _: seen.append(bench.ledger.lookup(["job:job-1"])))]}
+    for n in (1, 2, 3):
+        bench.submit(n)
+
+    bench.member().go()
+
+    assert [list(each) for each in seen] == [["job:job-1"]]
+    assert bench.runs == [1, 2, 3]
+    assert bench.committed() == 3
+
+
+def test_connection_killed_in_the_middle_counts_no_attempt(
+    bench: Bench, reader: psycopg.Connection[Any]
+):
+    bench.script = {1: [insert(1, kill(reader)), insert(1)]}
+    bench.submit(1)
+    member = bench.member()
+
+    member.go()
+    bench.clock.advance(60.0)
+    member.go()
+
+    assert bench.effects() == [1]
+    assert bench.attempts == [(1, 1), (1, 1)]
+
+
+def test_commit_that_the_server_breaks_off_is_run_again(
+    bench: Bench, reader: psycopg.Connection[Any]
+):
+    def kill_later(context: JobContext) -> None:
+        reader.execute("SELECT pg_terminate_backend(%s)", [context.transaction.info.backend_pid])
+
+    bench.script = {1: [insert(1, kill_later), insert(1)]}
+    bench.submit(1)
+    member = bench.member()
+
+    member.go()
+    bench.clock.advance(60.0)
+    member.go()
+
+    assert bench.effects() == [1]
+    assert bench.committed() == 1
+
+
+def test_statement_that_is_wrong_is_the_handler_s_own_fault(bench: Bench):
+    def wrong(context: JobContext) -> None:
+        context.transaction.execute("SELECT nothing")
+
+    bench.script = {1: [insert(1, wrong)] * 3, 2: [insert(2)]}
+    bench.submit(1)
+    bench.submit(2, key="other")
+    member = bench.member(attempts_max=1, tiers=0)
+
+    member.go()
+
+    assert bench.numbers(LETTERS) == [1]
+    assert bench.effects() == [2]
+
+
+def test_handler_of_a_worker_that_lost_its_partition_leaves_nothing(bench: Bench):
+    def lose(_: JobContext) -> None:
+        bench.ledger.raise_owner(Owner("g", "t", 0, 99))
+
+    bench.script = {1: [insert(1, lose)]}
+    bench.submit(1)
+
+    bench.member().go(2)
+
+    assert bench.effects() == []
+    assert bench.ledger.lookup(["job:job-1"]) == {}
+
+
+def test_handler_that_swallows_its_fault_commits_nothing_of_the_broken_transaction(bench: Bench):
+    def swallow(context: JobContext) -> None:
+        with contextlib.suppress(psycopg.Error):
+            context.transaction.execute("SELECT nothing")
+
+    bench.script = {1: [insert(1, swallow), insert(1)]}
+    bench.submit(1)
+    member = bench.member()
+
+    member.go()
+    bench.clock.advance(60.0)
+    member.go()
+
+    assert bench.effects() == [1]
+    assert bench.attempts == [(1, 1), (1, 2)]
+
+
+def test_ledger_elsewhere_has_no_transaction_for_handlers(tmp_path: Any):
+    from tests.engine.conftest import on_sqlite
+
+    (bench,) = [next(on_sqlite(tmp_path / "l.db"))]
+    bench.script = {1: [insert(1)]}
+    bench.submit(1)
+
+    bench.member(attempts_max=1, tiers=0).go()
+
+    (hop,) = bench.hops(LETTERS)
+    assert hop.error_message is not None
+    assert "needs a ledger in PostgreSQL" in hop.error_message
+    bench.ledger.close()
