@@ -32,15 +32,13 @@ from processor.core.lane import Entry, Ordering
 from processor.core.retry import RetryPolicy
 from processor.engine.call import Caller
 from processor.engine.job import JobSpec
-from processor.engine.outcomes import away
-from processor.engine.ports import Owner
 from processor.engine.run import Runner
 from processor.engine.takeover import Rules, Takeover
 from processor.engine.telemetry import Check, Health
 from processor.engine.watch import Stall
 from processor.engine.worker import Limits, Worker
-from processor.errors import OutageError, UsageError
-from processor.model import JobHeaders, JobStatus, Partition
+from processor.errors import UsageError
+from processor.model import JobHeaders, JobStatus
 from processor.preflight import (
     check_topics,
     check_without_ledger,
@@ -144,7 +142,6 @@ class Served:
                 await_result=CoroutineThread().await_result,
                 bind_log=self._bind_log,
             ),
-            on_outage=self._on_outage,
         )
         rules = {topic.name: rules_of(topic) for topic in self._topics}
         log = KafkaLog(self._settings.kafka, group=settings.group, name="worker")
@@ -268,10 +265,6 @@ class Served:
             offset=record.offset,
             attempt=attempt,
         )
-
-    def _on_outage(self, outage: OutageError, owner: Owner) -> None:
-        self._worker.outages.heard(away(outage), Partition(owner.topic, owner.partition))
-        self._logger.warning("waiting for the sink", why=outage.message)
 
 
 def stall_check(stall: Stall) -> Check:

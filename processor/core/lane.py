@@ -33,7 +33,9 @@ class Ordering(StrEnum):
 class Entry:
     """A record in a lane, and what the engine knows of it."""
 
-    __slots__ = ("attempt", "given_up", "hop", "job", "lane", "not_before", "record", "turn")
+    __slots__ = (
+        "attempt", "given_up", "hop", "job", "lane", "not_before", "ran", "record", "turn",
+    )  # fmt: skip
 
     def __init__(self, record: Record, hop: Hop, lane: Lane, turn: Turn) -> None:
         self.record = record
@@ -44,6 +46,7 @@ class Entry:
         self.hop = hop  # Its way so far.
         self.job: JobHeaders | None = None  # What its headers say, once they were read.
         self.given_up: Failure | None = None  # A run that failed, to be judged at the turn's head.
+        self.ran: object = None  # What its run left behind, while that cannot be written.
 
     def __repr__(self) -> str:
         record = self.record

@@ -89,7 +89,7 @@ class Caller:
             if run.transaction is not None and run.transaction.failed:
                 raise UsageError(
                     "a statement of ctx.transaction failed, and the handler went on",
-                    hint="let its exception out, or use a savepoint: `with connection.transaction()`",
+                    hint="let its exception out, or make a savepoint around the statement",
                 )
             kept = True
         except (JobCancelled, OwnershipLost):

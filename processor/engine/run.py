@@ -8,7 +8,6 @@ are flushed at the slice's end, when a job failed, and when the oldest has waite
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -22,7 +21,7 @@ from processor.engine.context import JobCancelled
 from processor.engine.effects import Unwritten
 from processor.engine.job import JobSpec
 from processor.engine.outcomes import away, failure_of, key_text, known_outcome, payload_hash
-from processor.engine.ports import Clock, Ledger, LedgerRow, Owner, OwnershipLost
+from processor.engine.ports import Clock, Ledger, LedgerRow, OwnershipLost
 from processor.engine.slices import (
     Duplicate,
     Failed,
@@ -36,7 +35,6 @@ from processor.errors import ContractError, OutageError, PermanentError, StoreUn
 from processor.model import Effect, Failure, JobHeaders
 
 FLUSH_SECONDS = 0.1
-OUTAGE_RETRY_SECONDS = 1.0
 
 
 class Decode(Protocol):
@@ -73,9 +71,7 @@ class Runner:
         claims: ClaimStore | None,
         clock: Clock,
         caller: Caller,
-        on_outage: Callable[[OutageError, Owner], None],
         claim_bytes_max: int = 64 * 1024 * 1024,
-        wait: Callable[[threading.Event, float], bool] = threading.Event.wait,
     ) -> None:
         self._jobs = jobs
         self._decode = decode
@@ -83,9 +79,7 @@ class Runner:
         self._claims = claims
         self._clock = clock
         self._caller = caller
-        self._on_outage = on_outage
         self._claim_bytes_max = claim_bytes_max
-        self._wait = wait
 
     def run(self, work: Slice, report: Callable[[Report], None]) -> None:
         """Run a slice's entries in order until one fails, it is asked to stop, or none is left."""
@@ -148,6 +142,10 @@ class Runner:
             row = self._row(job.identity(job.job_type or ""), known, progress)
             if (outcome := known_outcome(row, job, entry)) is not None:
                 return outcome
+            if isinstance(entry.ran, Unwritten):
+                progress.unwritten.append(entry.ran)
+                entry.ran = None
+                return None
             if entry.job is None:
                 headers.read_job(entry.record, entry.hop.origin)  # Tells what is malformed.
             if job.deadline_ms is not None and self._clock.now() * 1000 > job.deadline_ms:
@@ -217,22 +215,24 @@ class Runner:
         return self._claims.get(claim, self._claim_bytes_max)
 
     def _flush(self, progress: _Progress) -> bool:
-        """Write what succeeded. While the sink is away, wait here: the runs need not be repeated.
+        """Write what succeeded. False: the slice ends here, and what has no outcome comes again.
 
-        False: the slice ends here, since it was asked to stop meanwhile, or since a sink refuses a
-        result for good. What has no outcome by then is run again.
+        While a sink or the ledger is away what the runs left stays with their entries: they need
+        not be run again, and the thread is free for jobs that need something else.
         """
-        while progress.unwritten:
-            unwritten, progress.unwritten = progress.unwritten, []
-            try:
-                progress.outcomes += effects.write(self._ledger, progress.work.owner, unwritten)
-            except OutageError as outage:
-                self._on_outage(outage, progress.work.owner)
-                if self._wait(progress.work.stop, OUTAGE_RETRY_SECONDS):
-                    return False
-                progress.unwritten = unwritten
-            except PermanentError as fault:
-                return self._write_one_by_one(progress, unwritten, fault)
+        if not progress.unwritten:
+            return True
+        unwritten, progress.unwritten = progress.unwritten, []
+        try:
+            progress.outcomes += effects.write(self._ledger, progress.work.owner, unwritten)
+        except OutageError as outage:
+            for each in unwritten:
+                each.entry.ran = each
+            away_now = Unavailable(away(outage), outage.message)
+            progress.outcomes.append((unwritten[0].entry, away_now))
+            return False
+        except PermanentError as fault:
+            return self._write_one_by_one(progress, unwritten, fault)
         return True
 
     def _write_one_by_one(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 
 class ManualClock:
     """Both of the engine's clocks (port: `engine.ports.Clock`).
@@ -31,11 +29,6 @@ class ManualClock:
         assert seconds >= 0
         self._now += seconds
         self._monotonic += seconds
-
-    def wait(self, event: threading.Event, seconds: float) -> bool:
-        """Let so much time pass at once, where a thread would wait for the event."""
-        self.advance(seconds)
-        return event.is_set()
 
     def jump(self, seconds: float) -> None:
         """Set the wall clock, as an operator or a time server does: timers do not notice."""

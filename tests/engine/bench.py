@@ -228,8 +228,6 @@ class Bench:
                 await_result=lambda coroutine, _: coroutine,
                 bind_log=lambda entry, job, attempt: self.logger,
             ),
-            on_outage=lambda outage, owner: None,
-            wait=self.clock.wait,
         )
         pool: Any = ManualPool(runner.run, clock=self.clock, slots=slots)
         if pool_of is not None:

@@ -161,8 +161,11 @@ def test_write_whose_answer_was_lost_is_done_once_and_told_as_succeeded(bench: B
             raise SinkUnavailable("the answer did not come")
 
     bench.ledger.after = lose
+    member = bench.member(publish_status=True)
 
-    bench.member(publish_status=True).go()
+    member.go()
+    bench.clock.advance(1.0)
+    member.go()
 
     assert bench.runs == [1]
     assert bench.effects() == [1]

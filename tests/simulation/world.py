@@ -234,8 +234,6 @@ class World:
                 await_result=lambda coroutine, _: coroutine,
                 bind_log=lambda *_: Silent(),
             ),
-            on_outage=lambda outage, owner: None,
-            wait=self.clock.wait,
         )
         pool = ManualPool(runner.run, clock=self.clock, slots=self.random.randint(1, 3))
         rules = {
