@@ -29,6 +29,7 @@ from processor.errors import PermanentError, SinkUnavailable
 from processor.model import Effect, Failure, Position
 from processor.sinks.postgres import PostgresLedger
 from processor.sinks.postgres_sink import PostgresSink
+from processor.sinks.sql import SqlLedger
 from processor.sinks.sqlite import SqliteLedger, SqliteSink
 from processor.testing import MemoryLedger, MemorySink
 
@@ -369,6 +370,7 @@ from processor.engine.ports import Owner
 from processor.model import Effect, Position
 from processor.sinks.postgres import PostgresLedger
 from processor.sinks.postgres_sink import PostgresSink
+from processor.sinks.sql import SqlLedger
 from processor.sinks.sqlite import SqliteLedger, SqliteSink
 
 ledger = SqliteLedger(sys.argv[1])
@@ -594,14 +596,18 @@ def test_job_that_is_done_is_not_held(ledger: Ledger):
 # What operators ask of the embedded ledger.
 
 
-@pytest.fixture
-def operated(tmp_path: Path) -> Iterator[SqliteLedger]:
-    made = SqliteLedger(tmp_path / "l.db", clock=lambda: 7.0)
+@pytest.fixture(params=["sqlite", "postgres"])
+def operated(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SqlLedger]:
+    made: SqlLedger
+    if request.param == "sqlite":
+        made = SqliteLedger(tmp_path / "l.db", clock=lambda: 7.0)
+    else:
+        made = PostgresLedger(request.getfixturevalue("database"), clock=lambda: 7.0)
     yield made
     made.close()
 
 
-def test_closed_keys_are_told_with_what_is_held_behind_them(operated: SqliteLedger):
+def test_closed_keys_are_told_with_what_is_held_behind_them(operated: SqlLedger):
     operated.dying(OWNER, [closing(1), closing(2, key=b"b")])
     operated.held(OWNER, [held(3), held(4)])
 
@@ -611,7 +617,7 @@ def test_closed_keys_are_told_with_what_is_held_behind_them(operated: SqliteLedg
     assert operated.closed_keys("g", "u") == []
 
 
-def test_operations_have_growing_numbers_and_an_end(operated: SqliteLedger):
+def test_operations_have_growing_numbers_and_an_end(operated: SqlLedger):
     first = operated.begin("replay", group="g", topic="t", who="me", filters={"key": "k"})
     second = operated.begin("purge", group="g", topic="t", who="me", filters={})
     operated.end(first, "ended", jobs=3, keys=1)
@@ -626,7 +632,7 @@ def test_operations_have_growing_numbers_and_an_end(operated: SqliteLedger):
     assert operated.operations(1) == [newest]
 
 
-def test_purged_job_is_held_no_more_and_no_replay_runs_it(operated: SqliteLedger):
+def test_purged_job_is_held_no_more_and_no_replay_runs_it(operated: SqlLedger):
     operated.dying(OWNER, [closing(1)])
     operated.held(OWNER, [held(2)])
     operated.record(OWNER, [effect(3)])
