@@ -5,14 +5,11 @@ from __future__ import annotations
 import importlib
 import os
 import random
-import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from processor.adapters.health import HealthServer
@@ -48,6 +45,7 @@ from processor.preflight import (
 )
 from processor.pruning import Prunable, Pruner, too_short
 from processor.settings import Settings, masked
+from processor.stopping import end_in_time
 
 if TYPE_CHECKING:
     pass
@@ -177,8 +175,7 @@ class Served:
 
     def run(self) -> None:
         """Serve until a signal; a second one, or `shutdown_seconds`, ends the process at once."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
+        end_in_time(self._worker.stop, seconds=self._settings.worker.shutdown_seconds)
         if self._health_server is not None:
             self._health_server.start()
             self._logger.info("probes and metrics answer", url=self._health_server.url)
@@ -198,14 +195,6 @@ class Served:
             if self._health_server is not None:
                 self._health_server.stop()
             self._ledger.close()
-
-    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        if self._worker.stopping:
-            os._exit(1)
-        self._worker.stop()
-        late = threading.Timer(self._settings.worker.shutdown_seconds, os._exit, (1,))
-        late.daemon = True
-        late.start()
 
     def _status_encoder(self, schemas: SchemaSet) -> Any:
         encoders = {}

@@ -60,11 +60,6 @@ class Relay:
         self._backlog_at = 0.0
         self.turned_at = time.monotonic()
 
-    @property
-    def stopping(self) -> bool:
-        """Whether it was asked to stop."""
-        return self._stopping
-
     def stop(self) -> None:
         """Ask `run` to end after the batch in progress. Safe in a signal handler."""
         self._stopping = True

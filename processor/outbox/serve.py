@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import time
-from types import FrameType
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
@@ -16,6 +14,7 @@ from processor.engine.telemetry import Check, Health
 from processor.outbox.relay import Relay
 from processor.outbox.rows import Backlog, open_rows
 from processor.settings import Settings
+from processor.stopping import end_in_time
 
 LOOP_SECONDS_MAX = 60.0
 
@@ -46,13 +45,7 @@ def serve(
         poll_seconds=poll_seconds,
     )
 
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        if relay.stopping:
-            os._exit(1)
-        relay.stop()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
+    end_in_time(relay.stop, seconds=settings.worker.shutdown_seconds)
     server = None
     if metrics_port is not None:
         server = HealthServer(registry, lambda: _health(relay), port=metrics_port,

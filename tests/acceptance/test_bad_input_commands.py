@@ -22,6 +22,7 @@ from confluent_kafka.admin import AdminClient, NewPartitions
 from processor.adapters.reader import TopicReader
 from processor.contracts.claims import claim_from_header
 from processor.model import Record
+from processor.sinks.sqlite import SqliteLedger
 from tests.acceptance.project import Project, Ran
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.broker, pytest.mark.registry]
@@ -237,6 +238,8 @@ def folder(kafka: Any, registry: Any, tmp_path_factory: pytest.TempPathFactory) 
     project.add_topic("mail", ["mail.send"], partitions=2)
     project.add_module("handlers", HANDLERS)
     project.provision()
+    # Without one, commands that look at dead letters say a line about it.
+    SqliteLedger(project.folder / ".processor" / "ledger.db").close()
     return project
 
 

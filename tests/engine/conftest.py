@@ -66,7 +66,8 @@ def tables(postgres: Postgres) -> Iterator[str]:
     with psycopg.connect(postgres.url, autocommit=True) as connection:
         connection.execute(f"CREATE SCHEMA {schema}")
         connection.execute(f"CREATE TABLE {schema}.effect (number bigserial, n bigint)")
-        url = f"{postgres.url}?options=-csearch_path%3D{schema}"
-        PostgresLedger(url).close()
-        yield url
+    url = f"{postgres.url}?options=-csearch_path%3D{schema}"
+    PostgresLedger(url).close()
+    yield url
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
         connection.execute(f"DROP SCHEMA {schema} CASCADE")
