@@ -141,7 +141,7 @@ class Process:
         lines = self.log.read_text(errors="replace").splitlines()
         return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
 
-    def wait_for(self, event: str, *, count: int = 1, timeout: float = 30) -> None:
+    def wait_for(self, event: str, *, count: int = 1, timeout: float = 60) -> None:
         """Wait until an event was logged so often."""
         eventually(
             lambda: sum(row.get("event") == event for row in self.logged()) >= count,
@@ -157,7 +157,7 @@ class Process:
 
 
 def eventually(
-    fact: Callable[[], Any], *, timeout: float = 30, otherwise: Callable[[], str] = str
+    fact: Callable[[], Any], *, timeout: float = 60, otherwise: Callable[[], str] = str
 ) -> Any:
     """Wait until a fact of another process holds; returns it."""
     until = time.monotonic() + timeout
