@@ -52,6 +52,10 @@ chaos-effects: $(VENV)/.dev ## The same for effects in PostgreSQL, which is hurt
 	@SHORT=$(SHORT) $(BIN)/python -m tests.chaos.effects $(if $(filter-out 0,$(SEED)),--seed $(SEED)) \
 	  $(if $(JOBS),--jobs $(JOBS))
 
+.PHONY: bench
+bench: $(VENV)/.dev ## Measure what the ledger costs (JOBS=)
+	@$(BIN)/python -m tests.bench $(if $(JOBS),--jobs $(JOBS))
+
 .PHONY: check
 check: lint ## Run the linters, the type checker and the tests: what CI runs
 	@$(MAKE) test

@@ -113,9 +113,22 @@ class S3Settings(Section):
     region: str | None = None
     access_key_id: str | None = None
     secret_access_key: SecretStr | None = None
+    server_side_encryption: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = None
+    kms_key_id: str | None = None
+
+    @property
+    def put_options(self) -> dict[str, str]:
+        """What goes with every new object."""
+        options = {
+            "ServerSideEncryption": self.server_side_encryption,
+            "SSEKMSKeyId": self.kms_key_id,
+        }
+        return {name: value for name, value in options.items() if value is not None}
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
+        if self.kms_key_id is not None and "kms" not in (self.server_side_encryption or ""):
+            raise ValueError("kms_key_id needs server_side_encryption to be aws:kms")
         if (self.access_key_id is None) != (self.secret_access_key is None):
             raise ValueError("set both access_key_id and secret_access_key, or neither")
         return self

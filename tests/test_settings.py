@@ -10,6 +10,7 @@ from processor.errors import UsageError
 from processor.kafka_rules import KAFKA_REFUSED, kafka_fault
 from processor.settings import (
     DEV_STACK_FILE,
+    S3Settings,
     Settings,
     load_settings,
     masked,
@@ -376,3 +377,13 @@ def test_documented_file_is_a_good_one(folder: Path):
 
     assert settings.worker.drain_seconds == 45
     assert settings.kafka["sasl.mechanism"] == "SCRAM-SHA-512"
+
+
+def test_encryption_of_objects_is_asked_for_as_it_is_set():
+    assert S3Settings().put_options == {}
+    assert S3Settings(server_side_encryption="aws:kms", kms_key_id="k").put_options == {
+        "ServerSideEncryption": "aws:kms",
+        "SSEKMSKeyId": "k",
+    }
+    with pytest.raises(ValueError, match="needs server_side_encryption"):
+        S3Settings(kms_key_id="k")

@@ -88,7 +88,8 @@ class Objects:
         if scheme == "s3":
             from processor.adapters.objects.s3 import S3Store
 
-            return S3Store(s3_client(self._settings.s3, hasty=self._hasty))
+            s3 = self._settings.s3
+            return S3Store(s3_client(s3, hasty=self._hasty), put_options=s3.put_options)
         if scheme == "http":
             from processor.adapters.objects.http import HttpSource
 
