@@ -30,6 +30,7 @@ BATCH_ROWS_MAX = 500
 TURNS_MAX = 10  # Of one slot, before another relay may have it.
 AGAIN_SECONDS = 1.0
 BACKLOG_SECONDS = 5.0
+STOP_SECONDS_MAX = 0.5  # A relay that waits hears so late that it is to stop.
 
 
 class Relay:
@@ -73,7 +74,7 @@ class Relay:
                 if not sent:
                     if once:
                         break
-                    self._rows.wait(self._poll_seconds)
+                    self._wait_for_rows()
             except OutageError as outage:
                 self._logger.warning("waiting for the outbox's database", why=outage.message)
                 self._wait(AGAIN_SECONDS)
@@ -166,6 +167,13 @@ class Relay:
         if now >= self._backlog_at:
             self._backlog_at = now + BACKLOG_SECONDS
             self._backlog(self._rows.backlog())
+
+    def _wait_for_rows(self) -> None:
+        until = time.monotonic() + self._poll_seconds
+        while not self._stopping and (left := until - time.monotonic()) > 0:
+            self.turned_at = time.monotonic()
+            if self._rows.wait(min(left, STOP_SECONDS_MAX)):
+                return
 
     def _wait(self, seconds: float) -> None:
         until = time.monotonic() + seconds

@@ -64,8 +64,8 @@ class Rows(Protocol):
         """Count what waits."""
         ...
 
-    def wait(self, seconds: float) -> None:
-        """Wait until rows may have come, or for so long."""
+    def wait(self, seconds: float) -> bool:
+        """Wait until rows may have come, or for so long. Returns whether somebody told."""
         ...
 
     def close(self) -> None:
@@ -155,11 +155,10 @@ class PostgresRows:
             rows, oldest = found.fetchone()
             return Backlog(rows, max(0.0, float(oldest or 0.0)))
 
-    def wait(self, seconds: float) -> None:
+    def wait(self, seconds: float) -> bool:
         """Wait for the trigger's word."""
         with self._connected() as connection:
-            for _ in connection.notifies(timeout=seconds, stop_after=1):
-                return
+            return any(True for _ in connection.notifies(timeout=seconds, stop_after=1))
 
     def close(self) -> None:
         """Close the connection, and with it open every lock."""
@@ -252,9 +251,10 @@ class SqliteRows:
             rows, oldest = found.fetchone()
             return Backlog(rows, max(0.0, oldest or 0.0))
 
-    def wait(self, seconds: float) -> None:
+    def wait(self, seconds: float) -> bool:
         """Nobody tells: look again after a moment."""
         time.sleep(min(seconds, 0.2))
+        return True
 
     def close(self) -> None:
         """Close the file and its lock."""
