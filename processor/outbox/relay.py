@@ -30,6 +30,8 @@ BATCH_ROWS_MAX = 500
 TURNS_MAX = 10  # Of one slot, before another relay may have it.
 AGAIN_SECONDS = 1.0
 BACKLOG_SECONDS = 5.0
+HELD_SECONDS = 10.0  # Before a key is tried again of which a row could not be sent.
+HELD_KEYS_MAX = 1000  # More are read, and passed by.
 STOP_SECONDS_MAX = 0.5  # A relay that waits hears so late that it is to stop.
 
 
@@ -58,6 +60,7 @@ class Relay:
         settings["error_cb"] = self._heard
         self._producer = made(Producer, settings)
         self._stopping = False
+        self._held: dict[tuple[str, str | int], tuple[float, Row]] = {}
         self._backlog_at = 0.0
         self.turned_at = time.monotonic()
 
@@ -92,12 +95,12 @@ class Relay:
                 continue
             try:
                 for _ in range(TURNS_MAX):
-                    rows = self._rows.read(slot, BATCH_ROWS_MAX)
+                    rows = self._rows.read(slot, BATCH_ROWS_MAX, self._held_rows())
                     acknowledged = self._send(rows)
                     if acknowledged:
                         self._rows.delete([row.number for row in acknowledged])
                     sent += len(acknowledged)
-                    if self._stopping or len(acknowledged) < BATCH_ROWS_MAX:
+                    if self._stopping or len(rows) < BATCH_ROWS_MAX:
                         break
             finally:
                 self._rows.give_back(slot)
@@ -107,7 +110,6 @@ class Relay:
         """Send rows in order and wait for the answers. Returns those that are on the log."""
         acknowledged: list[Row] = []
         answered: set[int] = set()
-        held: set[tuple[str, str | None]] = set()  # Keys of which a row could not be sent.
         sent: list[Row] = []
 
         def answering(row: Row) -> Callable[[KafkaError | None, Message], None]:
@@ -121,13 +123,12 @@ class Relay:
             return answer
 
         for row in rows:
-            if row.aggregateid is not None and (row.aggregatetype, row.aggregateid) in held:
+            if _name(row) in self._held:
                 continue
             try:
                 self._produce(row, answering(row))
                 sent.append(row)
             except KafkaException as fault:
-                held.add((row.aggregatetype, row.aggregateid))
                 self._refused(row, kafka_error(fault))
         told_at = time.monotonic() + 10.0
         while len(answered) < len(sent) and not self._gives_up():
@@ -156,7 +157,15 @@ class Relay:
             except BufferError:
                 self._producer.poll(0.05)
 
+    def _held_rows(self) -> list[Row]:
+        """The rows that could not be sent a moment ago: their keys are left out until then."""
+        now = time.monotonic()
+        for name in [name for name, (until, _) in self._held.items() if until <= now]:
+            del self._held[name]
+        return [row for _, row in self._held.values()][:HELD_KEYS_MAX]
+
     def _refused(self, row: Row, error: KafkaError) -> None:
+        self._held[_name(row)] = (time.monotonic() + HELD_SECONDS, row)
         self._logger.error(
             "row of the outbox cannot be sent; its key waits", number=row.number, job_id=row.id,
             topic=row.aggregatetype, why=error.str(),
@@ -180,6 +189,11 @@ class Relay:
         while not self._stopping and time.monotonic() < until:
             self._producer.poll(0.1)
             self.turned_at = time.monotonic()
+
+
+def _name(row: Row) -> tuple[str, str | int]:
+    """What is held back with a row: its key; one without a key is alone."""
+    return row.aggregatetype, row.number if row.aggregateid is None else row.aggregateid
 
 
 def outgoing_of(row: Row) -> Outgoing:

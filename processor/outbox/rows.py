@@ -52,8 +52,11 @@ class Rows(Protocol):
         """Own it no more."""
         ...
 
-    def read(self, slot: int, count_max: int) -> list[Row]:
-        """The first rows of a slot, in the order in which they are to be sent."""
+    def read(self, slot: int, count_max: int, held: Sequence[Row] = ()) -> list[Row]:
+        """The first rows of a slot, in the order in which they are to be sent.
+
+        Without those of the keys of `held`, which cannot be sent now: they may be many.
+        """
         ...
 
     def delete(self, numbers: Sequence[int]) -> None:
@@ -124,14 +127,16 @@ class PostgresRows:
         with self._connected() as connection:
             connection.execute("SELECT pg_advisory_unlock(%s, %s)", [LOCK_CLASS, slot])
 
-    def read(self, slot: int, count_max: int) -> list[Row]:
+    def read(self, slot: int, count_max: int, held: Sequence[Row] = ()) -> list[Row]:
         """Read what is below the horizon."""
+        others, values = _others(held, "%s")
         with self._connected() as connection:
             found = connection.execute(
                 f"SELECT {_FIELDS}, to_char(created_at AT TIME ZONE 'UTC',"  # noqa: S608
                 " 'YYYY-MM-DD\"T\"HH24:MI:SS.MSZ') FROM processor_outbox WHERE slot=%s"
-                " AND xid < pg_snapshot_xmin(pg_current_snapshot()) ORDER BY number LIMIT %s",
-                [slot, count_max],
+                f" AND xid < pg_snapshot_xmin(pg_current_snapshot()){others}"
+                " ORDER BY number LIMIT %s",
+                [slot, *values, count_max],
             )
             return [Row(*row) for row in found]
 
@@ -222,13 +227,14 @@ class SqliteRows:
     def give_back(self, slot: int) -> None:
         """The lock is kept."""
 
-    def read(self, slot: int, count_max: int) -> list[Row]:
+    def read(self, slot: int, count_max: int, held: Sequence[Row] = ()) -> list[Row]:
         """Read the first rows."""
+        others, values = _others(held, "?")
         with self._faults():
             found = self._connection.execute(
-                f"SELECT {_FIELDS}, created_at FROM processor_outbox WHERE slot=?"  # noqa: S608
-                " ORDER BY number LIMIT ?",
-                [slot, count_max],
+                f"SELECT {_FIELDS}, created_at FROM processor_outbox"  # noqa: S608
+                f" WHERE slot=?{others} ORDER BY number LIMIT ?",
+                [slot, *values, count_max],
             )
             return [Row(*row) for row in found]
 
@@ -273,6 +279,24 @@ class SqliteRows:
             if "no such table" in str(fault):
                 raise _no_table() from None
             raise SinkUnavailable(f"the outbox {self._path} does not answer: {fault}") from fault
+
+
+def _others(held: Sequence[Row], place: str) -> tuple[str, list[Any]]:
+    """Make the condition that leaves the keys of these rows out, and its values."""
+    keys = [row for row in held if row.aggregateid is not None]
+    lone = [row.number for row in held if row.aggregateid is None]
+    condition = ""
+    values: list[Any] = []
+    if keys:
+        pairs = ", ".join([f"({place}, {place})"] * len(keys))
+        condition += (
+            f" AND (aggregateid IS NULL OR (aggregatetype, aggregateid) NOT IN (VALUES {pairs}))"
+        )
+        values += [value for row in keys for value in (row.aggregatetype, row.aggregateid)]
+    if lone:
+        condition += f" AND number NOT IN ({', '.join([place] * len(lone))})"
+        values += lone
+    return condition, values
 
 
 def _no_table() -> UsageError:
