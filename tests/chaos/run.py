@@ -20,7 +20,7 @@ from processor import Client, NewJob
 from processor.engine.submit import Accepted
 from processor.errors import OutageError
 from processor.stack import Stack
-from tests.acceptance.project import Process, Project
+from tests.acceptance.project import Process, Project, eventually
 from tests.chaos import evidence
 from tests.chaos.checker import ATTEMPTS_MAX, Job, Verdict, judge, must_die
 
@@ -163,10 +163,29 @@ class Run:
 
     def leave(self, slot: int) -> None:
         """End a worker as a deployment does."""
-        worker = self.workers.pop(slot)
-        worker.wait_for("worker starting")  # Before that the signal ends the interpreter.
+        worker = self.serving(slot)
+        del self.workers[slot]
         code = worker.end(signal.SIGTERM, timeout=60)
         assert code == 0, f"exit {code}: {worker.log.read_text()[-3000:]}"
+
+    def serving(self, slot: int) -> Process:
+        """A worker that has begun: before that a signal ends the interpreter.
+
+        One that found the ledger away at its start has ended, and is started again as a deployment
+        does.
+        """
+        while True:
+            worker = self.workers[slot]
+            ended = eventually(
+                lambda w=worker: (
+                    w.process.poll() or ("worker starting" in w.log.read_text() and -1)
+                ),
+                otherwise=worker.log.read_text,
+            )
+            if ended == -1:
+                return worker
+            assert "the ledger in PostgreSQL does not answer" in worker.log.read_text()
+            self.start(slot)
 
     def stop(self, slot: int) -> None:
         """Stop it as a long pause would: its session ends, and it does not know."""
