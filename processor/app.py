@@ -58,6 +58,7 @@ class App:
                 is_async=_is_async(handler),
                 timeout_seconds=_seconds(job_type, timeout),
                 permanent=tuple(permanent),
+                simple=_simple(handler),
                 sinks=sinks,
             )
             return handler
@@ -73,19 +74,35 @@ class App:
 
 
 def _calling(job_type: str, handler: Callable[..., Any]) -> Callable[[Any, Any], Any]:
-    parameters = [
-        each
-        for each in inspect.signature(handler).parameters.values()
-        if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD, each.VAR_POSITIONAL)
-    ]
+    parameters = _positional(handler)
     if not parameters:
         raise UsageError(
             f"the handler of `{job_type}` takes nothing", hint="define it as (payload, ctx)"
         )
     collected = _collecting(handler)
-    if len(parameters) > 1 or parameters[0].kind is inspect.Parameter.VAR_POSITIONAL:
+    if len(parameters) > 1 or _takes_many(handler):
         return collected
     return lambda payload, _: collected(payload)
+
+
+def _positional(handler: Callable[..., Any]) -> list[inspect.Parameter]:
+    return [
+        each
+        for each in inspect.signature(handler).parameters.values()
+        if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD, each.VAR_POSITIONAL)
+    ]
+
+
+def _takes_many(handler: Callable[..., Any]) -> bool:
+    return _positional(handler)[0].kind is inspect.Parameter.VAR_POSITIONAL
+
+
+def _simple(handler: Callable[..., Any]) -> Callable[[Any], Any] | None:
+    """The handler itself, where it can be given the decoded record alone."""
+    one = len(_positional(handler)) == 1 and not _takes_many(handler)
+    if one and not _is_async(handler) and _wanted(handler) is None:
+        return _collecting(handler)
+    return None
 
 
 def _is_async(handler: Callable[..., Any]) -> bool:
@@ -116,18 +133,26 @@ def _sinks(job_type: str, given: AnySink | Sequence[AnySink] | None) -> tuple[An
     return sinks
 
 
-def _converting(job_type: str, handler: Callable[..., Any]) -> Callable[[Any], Any]:
-    """Make the step from the decoded mapping to what the handler's first parameter asks for."""
+def _wanted(handler: Callable[..., Any]) -> type | None:
+    """The class that a handler's first parameter asks for; None: the decoded mapping will do."""
     name = next(iter(inspect.signature(handler).parameters))
     try:
         wanted = get_type_hints(handler).get(name, Any)
     except NameError:
-        wanted = Any  # An annotation for type checkers only.
+        return None  # An annotation for type checkers only.
     if wanted in (Any, object) or not isinstance(wanted, type) or issubclass(wanted, Mapping):
+        return None
+    return wanted
+
+
+def _converting(job_type: str, handler: Callable[..., Any]) -> Callable[[Any], Any]:
+    """Make the step from the decoded mapping to what the handler's first parameter asks for."""
+    wanted = _wanted(handler)
+    if wanted is None:
         return lambda payload: payload
     from pydantic import TypeAdapter, ValidationError
 
-    adapter = TypeAdapter(wanted)
+    adapter: TypeAdapter[Any] = TypeAdapter(wanted)
 
     def convert(payload: Any) -> Any:
         try:

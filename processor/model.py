@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 
 class Partition(NamedTuple):
@@ -40,6 +40,54 @@ class Record(NamedTuple):
     value: bytes | None
     headers: Headers
     timestamp_ms: int
+
+
+class Message(Protocol):
+    """A record as Kafka's client gave it: its parts are taken out when they are asked for."""
+
+    def __len__(self) -> int:
+        """The value's size in bytes."""
+
+    def topic(self) -> str | None:
+        """The topic's name."""
+
+    def partition(self) -> int | None:
+        """The partition's number."""
+
+    def offset(self) -> int | None:
+        """Its place on the partition."""
+
+    def key(self) -> Any:
+        """The key's bytes, or None."""
+
+    def value(self) -> Any:
+        """The value's bytes, or None."""
+
+    def headers(self) -> Any:
+        """The headers as (name, bytes), or None."""
+
+    def timestamp(self) -> tuple[int, int]:
+        """The kind of its time, and milliseconds since the epoch."""
+
+
+class Batch(NamedTuple):
+    """Messages of one partition, in the order of their offsets."""
+
+    partition: Partition
+    messages: list[Message]
+
+
+def record_of(message: Message) -> Record:
+    """Take a message's bytes."""
+    return Record(
+        message.topic() or "",
+        message.partition() or 0,
+        message.offset() or 0,
+        message.key(),
+        message.value(),
+        message.headers() or [],
+        message.timestamp()[1],
+    )
 
 
 class Outgoing(NamedTuple):
@@ -86,8 +134,7 @@ class Failure:
     fingerprint: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Effect:
+class Effect(NamedTuple):
     """What a finished job leaves behind: the ledger row's identity and the result to write.
 
     `result` is what the handler returned: None, or a JSON-able value.
@@ -104,8 +151,7 @@ class Effect:
     payload_hash: str | None = None  # Where a producer named the job with an idempotency key.
 
 
-@dataclass(frozen=True, slots=True)
-class JobHeaders:
+class JobHeaders(NamedTuple):
     """What a record says of its job. Times are milliseconds since the epoch."""
 
     job_id: str
@@ -124,8 +170,7 @@ class JobHeaders:
         return f"job:{self.job_id}"
 
 
-@dataclass(frozen=True, slots=True)
-class Hop:
+class Hop(NamedTuple):
     """What a retry or dead-letter record says of its way so far. Times are milliseconds.
 
     `replay` names the operator's replay that it belongs to; 0: the job has not been replayed.

@@ -17,7 +17,7 @@ from processor.adapters.kafka import KafkaLog
 from processor.adapters.logs import configure_logging, key_hash, worker_logger
 from processor.adapters.metrics import Metrics
 from processor.adapters.objects.stores import Objects
-from processor.adapters.pool import CoroutineThread, ThreadPool
+from processor.adapters.pool import ThreadPool
 from processor.adapters.registry import Registry
 from processor.app import App
 from processor.contracts.avro import Decoder, Encoder, subject_for
@@ -29,6 +29,7 @@ from processor.core.lane import Entry, Ordering
 from processor.core.retry import RetryPolicy
 from processor.engine.call import Caller
 from processor.engine.job import JobSpec
+from processor.engine.quick import Quick
 from processor.engine.run import Runner
 from processor.engine.takeover import Rules, Takeover
 from processor.engine.telemetry import Check, Health
@@ -126,9 +127,10 @@ class Served:
         clock = SystemClock()
         objects = Objects(self._settings)
         store = self._settings.claims.store
+        decoder = Decoder(self._registry, schemas)
         runner = Runner(
             jobs=jobs,
-            decode=Decoder(self._registry, schemas).decode,
+            decode=decoder.decode,
             ledger=self._ledger,
             claims=ClaimStore(objects, store) if store is not None else None,
             clock=clock,
@@ -137,15 +139,23 @@ class Served:
                 objects=objects,
                 clock=clock,
                 timeout_seconds=settings.timeout_seconds,
-                await_result=CoroutineThread().await_result,
+                bind_log=self._bind_log,
+            ),
+            quick=Quick(
+                jobs=jobs,
+                reading=decoder.reading,
+                clock=clock,
+                timeout_seconds=settings.timeout_seconds,
                 bind_log=self._bind_log,
             ),
         )
-        rules = {topic.name: rules_of(topic) for topic in self._topics}
-        log = KafkaLog(self._settings.kafka, group=settings.group, name="worker")
+        rules = {topic.name: rules_of(topic, jobs) for topic in self._topics}
+        queued = settings.memory_max // 8  # The client's queue; the rest is the lanes'.
+        kafka = {"queued.max.messages.kbytes": queued // 1024, **self._settings.kafka}
+        log = KafkaLog(kafka, group=settings.group, name="worker")
         return Worker(
             log=log,
-            pool=ThreadPool(runner.run, settings.concurrency),
+            pool=ThreadPool(runner, settings.concurrency, coroutines_max=settings.coroutines_max),
             ledger=self._ledger,
             takeover=Takeover(
                 log=log,
@@ -169,6 +179,7 @@ class Served:
                 drain_seconds=settings.drain_seconds,
                 timeout_grace_seconds=settings.timeout_grace_seconds,
                 stall_seconds=settings.stall_seconds,
+                memory_max=settings.memory_max - queued,
             ),
             worker_id=self._worker_id,
         )
@@ -264,7 +275,7 @@ def stall_check(stall: Stall) -> Check:
     return Check(str(stall.partition), stall.away is not None, detail)
 
 
-def rules_of(topic: Topic) -> Rules:
+def rules_of(topic: Topic, jobs: Mapping[str, JobSpec]) -> Rules:
     """Turn a topic's file into how its jobs are run."""
     return Rules(
         topic=topic,
@@ -277,6 +288,7 @@ def rules_of(topic: Topic) -> Rules:
         publish_status=topic.status.publish,
         fence=Ordering(topic.fence),
         hold=topic.dead_letter.policy == "hold",
+        is_async=any(jobs[each].is_async for each in topic.jobs if each in jobs),
     )
 
 

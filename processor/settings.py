@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from processor.contracts.quantities import size_bytes
 from processor.errors import UsageError
 from processor.kafka_rules import kafka_fault
 from processor.sources import Found, Names, from_environment, from_flags, from_toml
@@ -68,7 +69,16 @@ def _url_of(*schemes: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def parse_bytes(value: object) -> int:
+    """Turn 1048576, "1048576", "1MiB" or "512KiB" into bytes. Raises ValueError for all else."""
+    text = str(value).strip() if isinstance(value, str | int) and value is not True else ""
+    if re.fullmatch(r"\d+", text, re.ASCII):
+        return int(text)
+    return size_bytes(text)
+
+
 Seconds = Annotated[float, BeforeValidator(parse_duration)]
+Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 HttpUrl = Annotated[str, _url_of("http", "https")]
 StoreUrl = Annotated[str, _url_of("file", "s3")]
 NO_LEDGER = "none"
@@ -158,9 +168,11 @@ class WorkerSettings(Section):
 
     group: str = Field("processor", min_length=1)
     concurrency: int = Field(8, ge=1, le=1000)  # pool threads for sync handlers
+    coroutines_max: int = Field(1000, ge=1)  # async handlers in flight
     lane_records_max: int = Field(1000, ge=1)  # per partition; a full lane pauses its partition
     fence_records_max: int = Field(100_000, ge=1)  # waiting in tiers; more pauses the partition
-    slice_records_max: int = Field(100, ge=1)  # jobs handed to a pool thread at once
+    slice_records_max: int = Field(500, ge=1)  # jobs handed to a pool thread at once
+    memory_max: Bytes = Field(128 * 1024 * 1024, ge=8 * 1024 * 1024)  # fetched and not settled
     commit_interval_seconds: Seconds = Field(1.0, gt=0)
     drain_seconds: Seconds = Field(20.0, ge=0)  # budget for running jobs on revoke and on SIGTERM
     shutdown_seconds: Seconds = Field(30.0, gt=0)  # after this a stopping worker leaves regardless

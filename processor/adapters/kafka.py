@@ -29,7 +29,7 @@ from processor.adapters.broker import (
     made,
     servers_of,
 )
-from processor.adapters.kafka_scan import record_of, scan
+from processor.adapters.kafka_scan import scan
 from processor.adapters.kafka_settings import (
     client_id,
     consumer_settings,
@@ -38,7 +38,7 @@ from processor.adapters.kafka_settings import (
 from processor.adapters.membership import IdInUse, Rejoin, end_of
 from processor.engine.ports import CommitRefused, Committed, Delivery, Rebalance
 from processor.errors import BrokerUnavailable, ProcessorError, UsageError
-from processor.model import Outgoing, Partition, Record
+from processor.model import Batch, Outgoing, Partition, Record
 
 CALL_SECONDS = 15.0
 TELL_AGAIN_SECONDS = 10.0  # While a broker is away its client says so 20 times a second.
@@ -128,7 +128,7 @@ class KafkaLog:
 
         self._consumer.subscribe(list(topics), on_assign=assigned, on_revoke=revoked, on_lost=lost)
 
-    def poll(self, records_max: int, timeout_seconds: float) -> list[Record]:
+    def poll(self, records_max: int, timeout_seconds: float) -> list[Batch]:
         """Wait for the first record, then take what else is there already."""
         self._producer.poll(0)
         if self._client_error is not None:
@@ -145,15 +145,27 @@ class KafkaLog:
         # were it taken again meanwhile, the first would pass for the new assignment's.
         if (first.topic(), first.partition()) not in self._unassigned:
             messages.insert(0, first)
-        return [record for each in messages if (record := self._record(each)) is not None]
+        return self._batches(messages)
 
-    def _record(self, message: Message) -> Record | None:
-        error = message.error()
-        if error is None:
-            return record_of(message)
+    def _batches(self, messages: Sequence[Message]) -> list[Batch]:
+        """Sort messages by partition; each partition's are in order."""
+        found: dict[tuple[str | None, int | None], list[Message]] = {}
+        for message in messages:
+            if (error := message.error()) is not None:
+                self._heard_of(message, error)
+                continue
+            where = message.topic(), message.partition()
+            if (mine := found.get(where)) is None:
+                found[where] = [message]
+            else:
+                mine.append(message)
+        return [Batch(Partition(*where), mine) for where, mine in found.items()]  # type: ignore[arg-type]
+
+    def _heard_of(self, message: Message, error: KafkaError) -> None:
+        """Take a fault in that came in place of a record."""
         if error.code() == KafkaError._FATAL:
             self._end(error)
-            return None
+            return
         if error.code() == KafkaError._AUTO_OFFSET_RESET:
             raise ProcessorError(
                 f"{message.topic()}[{message.partition()}]: the offset to read is no longer on the "
@@ -163,7 +175,7 @@ class KafkaLog:
         fault = self._fault(error, f"reading {message.topic()}")
         if isinstance(fault, UsageError):
             raise fault
-        return None  # The client goes on by itself; a partition without progress is reported.
+        # Else the client goes on by itself; a partition without progress is reported.
 
     def _end(self, error: KafkaError) -> None:
         """Drop what this member had, since it has ended for good; then try again or tell why."""

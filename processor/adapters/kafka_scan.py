@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from processor.adapters.broker import fault_while_serving, made, servers_of
 from processor.adapters.kafka_settings import scanner_settings
 from processor.errors import BrokerUnavailable
-from processor.model import Partition, Record
+from processor.model import Partition, Record, record_of
 
 SCAN_RECORDS = 2_000
 
@@ -48,16 +48,3 @@ def scan(
                 )
     finally:
         scanner.close()
-
-
-def record_of(message: Message) -> Record:
-    """Take a message's bytes."""
-    return Record(
-        message.topic() or "",
-        message.partition() or 0,
-        message.offset() or 0,
-        message.key(),
-        message.value(),
-        message.headers() or [],
-        message.timestamp()[1],
-    )

@@ -6,14 +6,15 @@ classes) is counted under `other` once there are too many.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.metrics import MetricWrapperBase
 
 import processor
+from processor.adapters.histogram import BulkHistogram
 from processor.engine.telemetry import Change, CommitResult, Outage, Outcome, Telemetry
 
 DISTINCT_MAX: Final = 200  # Values of one label that come from records; later ones are `other`.
@@ -75,6 +76,12 @@ LANE_RECORDS = Definition(
     "processor_lane_records",
     "gauge",
     "Records in lanes now, running ones included; tiers count under their own topics.",
+    ("topic",),
+)
+LANE_BYTES = Definition(
+    "processor_lane_bytes",
+    "gauge",
+    "About how much memory records in lanes take; `worker.memory_max` bounds it.",
     ("topic",),
 )
 PARTITIONS_OWNED = Definition(
@@ -178,6 +185,7 @@ CATALOGUE: Final = (
     JOB_SECONDS,
     JOB_WAIT_SECONDS,
     IN_FLIGHT,
+    LANE_BYTES,
     LANE_RECORDS,
     PARTITIONS_OWNED,
     PARTITIONS_PAUSED,
@@ -222,13 +230,21 @@ class Metrics(Telemetry):
         ProcessCollector(registry=self.registry)
         self._job_type = Bounded()
         self._error_class = Bounded()
+        self._children: dict[tuple[Any, ...], Any] = {}
         self._consumed = self._made(Counter, RECORDS_CONSUMED)
         self._settled = self._made(Counter, JOBS_SETTLED)
         self._attempts_failed = self._made(Counter, ATTEMPTS_FAILED)
-        self._job_seconds = self._histogram(JOB_SECONDS)
+        self._job_seconds = BulkHistogram(
+            JOB_SECONDS.name,
+            JOB_SECONDS.sentence,
+            JOB_SECONDS.labels,
+            bounds=JOB_SECONDS.buckets,
+            registry=self.registry,
+        )
         self._wait_seconds = self._histogram(JOB_WAIT_SECONDS)
         self._in_flight = self._made(Gauge, IN_FLIGHT)
         self._lane_records = self._made(Gauge, LANE_RECORDS)
+        self._lane_bytes = self._made(Gauge, LANE_BYTES)
         self._partitions_owned = self._made(Gauge, PARTITIONS_OWNED)
         self._partitions_paused = self._made(Gauge, PARTITIONS_PAUSED)
         self._parked_records = self._made(Gauge, PARKED_RECORDS)
@@ -249,25 +265,24 @@ class Metrics(Telemetry):
 
     def consumed(self, topic: str, count: int) -> None:
         """Count records that came in."""
-        self._consumed.labels(topic).inc(count)
+        self._child(self._consumed, topic).inc(count)
 
     def settled(self, topic: str, job_type: str, outcome: Outcome, count: int = 1) -> None:
         """Count settled records."""
-        self._settled.labels(topic, self._job_type(job_type), outcome).inc(count)
+        self._child(self._settled, topic, self._job_type(job_type), outcome).inc(count)
 
     def attempts_failed(self, topic: str, error_class: str, count: int = 1) -> None:
         """Count failed attempts."""
         self._attempts_failed.labels(topic, self._error_class(error_class)).inc(count)
 
-    def ran(self, topic: str, job_type: str, seconds: Iterable[float]) -> None:
+    def ran(self, topic: str, job_type: str, seconds: Sequence[float]) -> None:
         """Observe each handler's running time."""
-        histogram = self._job_seconds.labels(topic, self._job_type(job_type))
-        for one in seconds:
-            histogram.observe(one)
+        self._job_seconds.observe_all((topic, self._job_type(job_type)), seconds)
 
     def waited(self, topic: str, seconds: float) -> None:
         """Observe a slice's waiting time."""
-        self._wait_seconds.labels(topic).observe(max(0.0, seconds))  # Clocks differ.
+        # Clocks differ.
+        self._child(self._wait_seconds, topic).observe(max(0.0, seconds))
 
     def in_flight(self, topic: str, count: int) -> None:
         """Show the jobs that run."""
@@ -276,6 +291,10 @@ class Metrics(Telemetry):
     def lane_records(self, topic: str, count: int) -> None:
         """Show the records in lanes."""
         self._lane_records.labels(topic).set(count)
+
+    def lane_bytes(self, topic: str, count: int) -> None:
+        """Show what the records in lanes take."""
+        self._lane_bytes.labels(topic).set(count)
 
     def partitions_owned(self, topic: str, count: int) -> None:
         """Show the partitions owned."""
@@ -337,6 +356,13 @@ class Metrics(Telemetry):
 
     def _made(self, kind: type[_Wrapper], metric: Definition) -> _Wrapper:
         return kind(metric.name, metric.sentence, metric.labels, registry=self.registry)
+
+    def _child(self, metric: _Wrapper, *labels: str) -> _Wrapper:
+        """What `labels` gives, kept: the client library looks it up under a lock each time."""
+        found = self._children.get((metric, *labels))
+        if found is None:
+            found = self._children[metric, *labels] = metric.labels(*labels)
+        return found
 
     def _histogram(self, metric: Definition) -> Histogram:
         return Histogram(

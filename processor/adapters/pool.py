@@ -1,15 +1,13 @@
-"""Threads that run slices, and one asyncio loop for handlers that are coroutines."""
+"""Threads that run slices and errands; slices whose handlers are coroutines go to coroutines.py."""
 
 from __future__ import annotations
 
-import asyncio
 import threading
-from collections.abc import Callable, Coroutine
-from concurrent.futures import CancelledError
+from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from processor.engine.context import JobContext
+from processor.adapters.coroutines import CoroutineThread, Steps
 from processor.engine.slices import Report, Slice
 
 ERRAND_THREADS = 2
@@ -22,10 +20,11 @@ class ThreadPool:
     threads of their own: they must not wait behind jobs.
     """
 
-    def __init__(
-        self, run: Callable[[Slice, Callable[[Report], None]], None], threads: int
-    ) -> None:
-        self._run = run
+    def __init__(self, runner: Steps, threads: int, *, coroutines_max: int = 1000) -> None:
+        self._run = runner.run
+        self._coroutines = CoroutineThread(
+            runner, jobs_max=coroutines_max, threads=threads, report=self._report, bug=self._end
+        )
         self._threads = threads
         self._work: SimpleQueue[Slice | None] = SimpleQueue()
         self._errands: SimpleQueue[tuple[Callable[[], Any], Any] | None] = SimpleQueue()
@@ -46,8 +45,16 @@ class ThreadPool:
         """How many more slices can start at once."""
         return self._threads - self._unfinished
 
+    @property
+    def free_async(self) -> int:
+        """How many more slices the coroutines' loop takes."""
+        return self._coroutines.free
+
     def submit(self, work: Slice) -> None:
-        """Run a slice on the next free thread."""
+        """Run a slice on the next free thread, or on the coroutines' loop."""
+        if work.is_async:
+            self._coroutines.submit(work)
+            return
         self._unfinished += 1
         self._work.put(work)
 
@@ -58,7 +65,11 @@ class ThreadPool:
     def reports(self) -> list[Report]:
         """Take what slices reported."""
         taken = _all(self._reports)
-        self._unfinished -= sum(report.finished for report in taken)
+        for report in taken:
+            if report.finished and report.slice.is_async:
+                self._coroutines.unfinished -= 1
+            elif report.finished:
+                self._unfinished -= 1
         return taken
 
     def errands_done(self) -> list[tuple[Any, Any]]:
@@ -70,8 +81,11 @@ class ThreadPool:
         self._bell.wait(timeout_seconds)
         self._bell.clear()
 
-    def replace(self) -> None:
+    def replace(self, work: Slice) -> None:
         """Start a thread for the one that an abandoned slice holds."""
+        if work.is_async:
+            self._coroutines.unfinished -= 1
+            return
         self._unfinished -= 1
         self._start_thread()
 
@@ -90,6 +104,15 @@ class ThreadPool:
         self._started += 1
         threading.Thread(target=self._serve, name=name, daemon=True).start()
 
+    def _report(self, report: Report) -> None:
+        self._reports.put(report)
+        self._bell.set()
+
+    def _end(self, bug: BaseException) -> None:
+        """Hand a bug to the loop, which ends the worker with it."""
+        self._ended.put((None, bug))
+        self._bell.set()
+
     def _serve(self) -> None:
         while (work := self._work.get()) is not None:
             finished = False
@@ -97,14 +120,12 @@ class ThreadPool:
             def report(each: Report) -> None:
                 nonlocal finished
                 finished = finished or each.finished
-                self._reports.put(each)
-                self._bell.set()
+                self._report(each)
 
             try:
                 self._run(work, report)
             except BaseException as bug:  # noqa: BLE001 - the loop ends the worker with it.
-                self._ended.put((None, bug))
-                self._bell.set()
+                self._end(bug)
                 return
             if not finished:
                 return  # Abandoned: another thread has taken this one's place.
@@ -119,45 +140,6 @@ class ThreadPool:
                 answer = error
             self._ended.put((token, answer))
             self._bell.set()
-
-
-class CoroutineThread:
-    """One asyncio loop on a thread of its own, for handlers written with `async def`."""
-
-    def __init__(self) -> None:
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._lock = threading.Lock()
-
-    def await_result(self, coroutine: Coroutine[Any, Any, Any], context: JobContext) -> Any:
-        """Run a coroutine to its end; when the job is told to stop it is cancelled."""
-        future = asyncio.run_coroutine_threadsafe(_contained(coroutine), self._running_loop())
-        context.on_cancel(future.cancel)
-        try:
-            result, ending = future.result()
-        except CancelledError:
-            context.raise_if_cancelled()
-            raise
-        if ending is not None:
-            raise ending
-        return result
-
-    def _running_loop(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                run = self._loop.run_forever
-                threading.Thread(target=run, name="processor-async", daemon=True).start()
-            return self._loop
-
-
-async def _contained(
-    coroutine: Coroutine[Any, Any, Any],
-) -> tuple[Any, SystemExit | KeyboardInterrupt | None]:
-    """Keep what would end the loop, and with it every other handler, for the caller to raise."""
-    try:
-        return await coroutine, None
-    except (SystemExit, KeyboardInterrupt) as ending:
-        return None, ending
 
 
 def _all(queue: SimpleQueue[Any]) -> list[Any]:

@@ -18,10 +18,9 @@ from processor.adapters.broker import (
     servers_of,
     topics_found,
 )
-from processor.adapters.kafka_scan import record_of
 from processor.adapters.kafka_settings import client_id, consumer_settings
 from processor.errors import BrokerUnavailable, ProcessorError, UsageError
-from processor.model import Partition, Record
+from processor.model import Partition, Record, record_of
 
 CALL_SECONDS = 10.0
 MOVING = (

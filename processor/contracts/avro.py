@@ -59,7 +59,15 @@ class Decoded(NamedTuple):
     payload: dict[str, Any]
 
 
-_Read = Callable[[bytes], Decoded]
+class Reading(NamedTuple):
+    """How values of one schema id are read: the job type, and the function from value to payload.
+
+    `read` raises ContractError for a value that is too large or no such body. The value's prefix
+    must be the one that the reading was asked for.
+    """
+
+    job_type: str
+    read: Callable[[bytes], dict[str, Any]]
 
 
 def subject_for(topic_name: str, full_name: str) -> str:
@@ -133,7 +141,7 @@ class Decoder:
         self._readers = readers
         self._value_bytes_max = value_bytes_max
         self._clock = clock
-        self._reads: dict[int, _Read] = {}
+        self._reads: dict[int, Reading] = {}
         self._unknown: dict[int, tuple[float, str]] = {}  # id -> (until, why)
 
     def decode(self, value: bytes | None) -> Decoded:
@@ -142,19 +150,23 @@ class Decoder:
         Raises ContractError for bytes that no schema of ours explains, RegistryUnavailable when the
         schema cannot be asked for now; then the same bytes may decode later.
         """
+        reading = self.reading(value)
+        assert value is not None
+        return Decoded(reading.job_type, reading.read(value))
+
+    def reading(self, value: bytes | None) -> Reading:
+        """How this value is read, and all others that begin with the same `PREFIX_SIZE` bytes.
+
+        Raises as `decode` does.
+        """
         if value is None or len(value) < PREFIX_SIZE or value[0] != 0:
             raise _not_wire_format(value)
         if len(value) > self._value_bytes_max:
-            raise ContractError(
-                f"the value has {len(value)} bytes, more than the {self._value_bytes_max} allowed"
-            )
+            raise _too_large(value, self._value_bytes_max)  # Before its schema is asked for.
         schema_id = int.from_bytes(value[1:PREFIX_SIZE], "big")
-        read = self._reads.get(schema_id)
-        if read is None:
-            read = self._learn(schema_id)
-        return read(value)
+        return self._reads.get(schema_id) or self._learn(schema_id)
 
-    def _learn(self, schema_id: int) -> _Read:
+    def _learn(self, schema_id: int) -> Reading:
         """Compile the schema of an id, or remember for a while why it cannot be used."""
         until, why = self._unknown.get(schema_id, (0.0, ""))
         if why and self._clock() < until:
@@ -167,8 +179,10 @@ class Decoder:
             raise
         self._unknown.pop(schema_id, None)
         _drop_oldest(self._reads, SCHEMAS_MAX)
-        self._reads[schema_id] = read = _reading(schema_id, writer, self._reader_of(writer))
-        return read
+        reader = self._reader_of(writer)
+        read = _reading(schema_id, writer, reader, bytes_max=self._value_bytes_max)
+        self._reads[schema_id] = reading = Reading(writer["name"], read)
+        return reading
 
     def _reader_of(self, writer: dict[str, Any]) -> dict[str, Any] | None:
         name = writer["name"]
@@ -178,45 +192,48 @@ class Decoder:
         return None if reader == writer else reader
 
 
-def _reading(schema_id: int, writer: dict[str, Any], reader: dict[str, Any] | None) -> _Read:
+def _reading(
+    schema_id: int, writer: dict[str, Any], reader: dict[str, Any] | None, *, bytes_max: int
+) -> Callable[[bytes], dict[str, Any]]:
     """Make the function that reads a value of this schema id."""
     job_type: str = writer["name"]
 
-    def read_as_written(value: bytes) -> Decoded:
+    def read_as_written(value: bytes) -> dict[str, Any]:
         body = BytesIO(value)
         body.seek(PREFIX_SIZE)
+        size = len(value)
+        if size > bytes_max:
+            raise _too_large(value, bytes_max)
         try:
-            payload = schemaless_reader(body, writer)
+            payload: dict[str, Any] = schemaless_reader(body, writer)  # type: ignore[assignment]
         except _CORRUPT as fault:
             raise ContractError(
                 f"the body is no `{job_type}` as schema {schema_id} has it: truncated or corrupt"
                 f" ({type(fault).__name__})"
             ) from None
-        if body.tell() != len(value):
-            raise ContractError(
-                f"{len(value) - body.tell()} bytes follow the end of the `{job_type}`"
-            )
-        return Decoded(job_type, payload)  # type: ignore[arg-type]
+        if body.tell() != size:
+            raise ContractError(f"{size - body.tell()} bytes follow the end of the `{job_type}`")
+        return payload
 
     if reader is None:
         return read_as_written
     shares_defaults = _has_container_default(reader)
 
-    def read_resolved(value: bytes) -> Decoded:
+    def read_resolved(value: bytes) -> dict[str, Any]:
         # fastavro skips the fields that the reader lacks without looking at them, so a truncated
         # one would pass: the body is read as written first. Only evolving records pay for it.
         read_as_written(value)
         body = BytesIO(value)
         body.seek(PREFIX_SIZE)
         try:
-            payload = schemaless_reader(body, writer, reader)
+            payload: Any = schemaless_reader(body, writer, reader)
         except (SchemaResolutionError, *_CORRUPT):
             raise ContractError(
                 f"schema {schema_id} of `{job_type}` cannot be read with the local schema",
                 hint="run `processor schemas check` where the producer's schema is registered",
             ) from None
         # fastavro hands out the schema's own list or map as a default: a handler would change it.
-        return Decoded(job_type, copy.deepcopy(payload) if shares_defaults else payload)  # type: ignore[arg-type]
+        return copy.deepcopy(payload) if shares_defaults else payload
 
     return read_resolved
 
@@ -236,6 +253,10 @@ def _writer_schema(schema_id: int, text: str) -> dict[str, Any]:
         where, what = dangers[0]
         raise ContractError(f"schema {schema_id} of `{parsed['name']}` is unsafe: {where}: {what}")
     return parsed
+
+
+def _too_large(value: bytes, bytes_max: int) -> ContractError:
+    return ContractError(f"the value has {len(value)} bytes, more than the {bytes_max} allowed")
 
 
 def _not_wire_format(value: bytes | None) -> ContractError:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import replace
 
 from processor.errors import ContractError
 from processor.model import Failure, Headers, Hop, JobHeaders, Position, Record
@@ -64,6 +63,8 @@ def read_job(record: Record, origin: Position) -> JobHeaders:
 
     Raises ContractError when a header that the engine acts on is malformed.
     """
+    if not record.headers:
+        return JobHeaders(str(origin), None)
     found = {
         name: value
         for name, value in record.headers
@@ -78,6 +79,30 @@ def read_job(record: Record, origin: Position) -> JobHeaders:
         deadline_ms=_whole(found, DEADLINE),
         claim=found.get(CLAIM),
         traceparent=_text(found, TRACEPARENT),
+    )
+
+
+_ACTED_ON = frozenset({IDEMPOTENCY_KEY, NOT_BEFORE, DEADLINE, CLAIM, HOP_REPLAY})
+
+
+def says_only_its_type(written: Headers, job_type: bytes) -> bool:
+    """Whether a job's headers are sound, name this type or none, and ask for nothing more.
+
+    False, where in doubt: `read_job` tells.
+    """
+    found = dict(written)
+    job_id, time = found.get(JOB_ID, b"?"), found.get(TIME, b"")
+    trace = found.get(TRACEPARENT, b"")
+    return (
+        found.get(JOB_TYPE, job_type) == job_type
+        and _ACTED_ON.isdisjoint(found)
+        and job_id is not None
+        and 0 < len(job_id) <= ID_BYTES_MAX
+        and time is not None
+        and trace is not None
+        and job_id.isascii()
+        and time.isascii()
+        and trace.isascii()
     )
 
 
@@ -178,12 +203,12 @@ def main_hop(record: Record) -> Hop:
     copied by another program, and tell nothing.
     """
     first = first_hop(record)
-    if not any(name == HOP_REPLAY for name, _ in record.headers):
+    if not record.headers or HOP_REPLAY not in dict(record.headers):
         return first
     try:
         if record.value is None and any(name == HOP_REPLAY_END for name, _ in record.headers):
             replay = _whole(dict(record.headers), HOP_REPLAY) or 0
-            return replace(first, replay=replay, ends_replay=True)
+            return first._replace(replay=replay, ends_replay=True)
         hop = read_hop(record)
     except ContractError:
         return first

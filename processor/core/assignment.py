@@ -6,13 +6,15 @@ and errands carry the assignment they belong to, and those of a dropped one are 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from processor.core.fence import Fence
 from processor.core.floor import Floor
 from processor.core.holds import Holds
 from processor.core.lane import Lane, Ordering
 from processor.core.letters import Letters
 from processor.core.retry import RetryPolicy
-from processor.model import Partition
+from processor.model import Hop, Message, Partition, Record
 
 
 class Assignment:
@@ -29,6 +31,7 @@ class Assignment:
         "fence_ordering",
         "floors",
         "holds",
+        "is_async",
         "lanes",
         "letters",
         "partition",
@@ -53,6 +56,8 @@ class Assignment:
         fence_ordering: Ordering = Ordering.KEY,
         fence_records_max: int = 100_000,
         letters: Letters | None = None,
+        read: Callable[[Message], tuple[Record, Hop]] | None = None,
+        is_async: bool = False,
     ) -> None:
         assert epoch >= 1
         assert len(satellites) == policy.tiers
@@ -64,6 +69,7 @@ class Assignment:
         self.fence_ordering = fence_ordering
         self.holds = Holds()
         self.letters = letters  # Only where no ledger remembers the dead.
+        self.is_async = is_async  # Its handlers are coroutines, or some of them are.
         self.ends = dict.fromkeys(satellites, 0)  # One past the last copy known on each.
         self.floors = [
             Floor(start=starts[each], epoch=(floors or {}).get(each, 0)) for each in satellites
@@ -75,6 +81,7 @@ class Assignment:
                 ordering=ordering if tier == 0 else fence_ordering,
                 start=starts[each],
                 records_max=lane_records_max,
+                read=read if tier == 0 else None,
             )
             for tier, each in enumerate((partition, *satellites))
         ]
@@ -118,9 +125,19 @@ class Assignment:
         self._copies += 1
         return f"{self.epoch}-{self._copies}"
 
+    @property
+    def fences_keys(self) -> bool:
+        """Whether a key waits for itself alone, and not the whole partition for any job."""
+        return self.fence_ordering is Ordering.KEY
+
+    @property
+    def passes_failures(self) -> bool:
+        """Whether a job that fails leaves its lane, and nothing but its key has to wait for it."""
+        return self.policy.tiers > 0 and self.fences_keys
+
     def fence_key(self, key: bytes | None) -> bytes | None:
         """What the fence knows a record by: its key, or one name for the whole partition."""
-        return key if self.fence_ordering is Ordering.KEY else b"*"
+        return key if self.fences_keys else b"*"
 
     def floor_at(self, partition: Partition, offset: int) -> int:
         """The epoch below which a satellite's copies are void, at an offset."""

@@ -80,6 +80,10 @@ class Fence:
             self.held -= 1
             del self._lone[key]
 
+    def knows(self, key: bytes | None) -> bool:
+        """Whether a key has copies waiting in any tier."""
+        return key in self._lone or key in self._several
+
     def tiers(self, key: bytes) -> Iterable[int]:
         """The tiers in which a key has copies waiting, one for each copy."""
         lone = self._lone.get(key)

@@ -5,21 +5,27 @@ Rule 1: entries of one *turn* run one after the other, in offset order; turns ru
 Rule 2: a turn that was taken is busy until it is released; what is put back goes to its head.
 Rule 3: a busy turn that is suspended does not go on when it is released, but when it is let go.
 Rule 4: an entry that waits for its time keeps its place: the rest of its turn waits behind it.
-Rule 5: a full lane pauses its partition and is resumed at half. `full` is a signal, not a wall:
+Rule 5: where nothing has to be known of a record before it runs, records stay *fresh*: messages as
+        the client gave them, behind everything in the queues. They are taken as a `Stretch`, a run
+        of them as one turn of the whole lane, or are unrolled into entries and their turns.
+Rule 6: a full lane pauses its partition and is resumed at half. `full` is a signal, not a wall:
         the batch that filled the lane is kept, so a lane holds at most `records_max` plus a batch.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import deque
-from collections.abc import Hashable, Iterable
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from enum import StrEnum
 
+from processor.core.stretch import Stretch
 from processor.core.watermark import Watermark
-from processor.model import Failure, Hop, JobHeaders, Record
+from processor.model import Failure, Hop, JobHeaders, Message, Record
 
 Turn = Hashable
+RECORD_BYTES = 700  # What a record takes beside its value, in the client and here; measured.
+WHOLE: Turn = "whole lane"  # The turn of a stretch of many keys: nothing else of the lane runs.
 
 
 class Ordering(StrEnum):
@@ -68,21 +74,34 @@ class Lane:
     """
 
     __slots__ = (
-        "_ages",
+        "_arrived",
         "_busy",
+        "_bytes",
+        "_fresh",
         "_queues",
         "_ready",
         "_sleeping",
         "_suspended",
         "ordering",
+        "read",
         "records_max",
         "tier",
         "waiting",
         "watermark",
     )  # fmt: skip
 
-    def __init__(self, *, tier: int, ordering: Ordering, start: int, records_max: int) -> None:
+    def __init__(
+        self,
+        *,
+        tier: int,
+        ordering: Ordering,
+        start: int,
+        records_max: int,
+        read: Callable[[Message], tuple[Record, Hop]] | None = None,
+    ) -> None:
         assert tier >= 0 and records_max >= 1
+        self.read = read  # What a fresh record says of its way; None: records arrive one by one.
+        self._fresh: deque[Stretch] = deque()
         self.tier = tier  # 0 is the main topic.
         self.ordering = ordering
         self.records_max = records_max
@@ -91,8 +110,10 @@ class Lane:
         self._queues: dict[Turn, deque[Entry]] = {}
         self._ready: deque[Turn] = deque()
         self._busy: set[Turn] = set()
-        self._ages: deque[tuple[int, int]] = deque()  # (offset, its job's time on main), in order.
-        self._suspended: set[Turn] = set()
+        # (last offset, its job's time on main, bytes) of what arrived together, in order.
+        self._arrived: deque[tuple[int, int, int]] = deque()
+        self._bytes = 0
+        self._suspended: Counter[Turn] = Counter()  # How many of its entries ask for it.
         self._sleeping: list[tuple[float, int, Turn]] = []  # A heap: (until, head's offset, turn).
 
     @property
@@ -113,7 +134,7 @@ class Lane:
     @property
     def runnable(self) -> bool:
         """Whether a turn is ready to be taken (one that sleeps becomes ready in `take`)."""
-        return bool(self._ready)
+        return bool(self._ready) or self._fresh_may_run
 
     @property
     def wakes_at(self) -> float | None:
@@ -126,19 +147,28 @@ class Lane:
 
         Milliseconds since the epoch.
         """
-        while self._ages and self._ages[0][0] < self.watermark.committable:
-            self._ages.popleft()
-        return self._ages[0][1] if self._ages else None
+        self._drop_passed()
+        return self._arrived[0][1] if self._arrived else None
+
+    @property
+    def bytes(self) -> int:
+        """About how much memory its records take, of those that the watermark has not passed."""
+        self._drop_passed()
+        return self._bytes
+
+    def _drop_passed(self) -> None:
+        committable = self.watermark.committable
+        while self._arrived and self._arrived[0][0] < committable:
+            self._bytes -= self._arrived.popleft()[2]
 
     def arrive(self, record: Record, hop: Hop) -> Entry:
         """Queue a record at the end of its turn and take responsibility for its offset."""
         self.watermark.begin(record.offset)
-        entry = Entry(record, hop, self, self._turn_of(record))
-        entry.attempt = hop.attempt
-        entry.not_before = hop.not_before_ms / 1000
-        if len(self._ages) > 2 * self.records_max:
-            self.oldest_ms  # noqa: B018 - drops what is settled, where nobody asks.
-        self._ages.append((record.offset, hop.origin_timestamp_ms))
+        assert not self._fresh
+        entry = self._entry(record, hop)
+        size = RECORD_BYTES + len(record.value or b"")
+        self._arrived.append((record.offset, hop.origin_timestamp_ms, size))
+        self._bytes += size
         self.waiting += 1
         queue = self._queues.get(entry.turn)
         if queue is not None:
@@ -148,18 +178,88 @@ class Lane:
         self._go_on(entry.turn)
         return entry
 
+    def arrive_all(self, messages: Sequence[Message]) -> None:
+        """Take responsibility for messages in offset order, and keep them fresh.
+
+        Those that came before are left out: a client fetches some twice around a pause.
+        """
+        assert self.read is not None
+        fresh = Stretch.rising(messages, self.watermark.next_offset)
+        if not fresh.offsets:
+            return
+        self.watermark.begin_all(fresh.offsets)
+        # The age of the first one stands for all: they were fetched together.
+        size = sum(map(len, fresh.messages)) + RECORD_BYTES * len(fresh)
+        self._arrived.append((fresh.offsets[-1], fresh.messages[0].timestamp()[1], size))
+        self._bytes += size
+        self.waiting += len(fresh.offsets)
+        self._fresh.append(fresh)
+
     def pass_by(self, offset: int) -> None:
         """Settle a record that is not to be run: a marker, or a void copy."""
         self.watermark.begin(offset)
         self.watermark.settle(offset)
 
-    def take(self, *, now: float, count_max: int) -> list[Entry]:
+    def take(self, *, now: float, count_max: int, together: bool = False) -> list[Entry] | Stretch:
         """Take the head of the next ready turn, up to `count_max` entries, and make it busy.
 
-        Empty when nothing may run now.
+        Fresh records are taken as they are where one turn is all there is, or `together` says that
+        their turns need not run side by side. Empty when nothing may run now.
         """
         assert count_max >= 1
         self._wake(now)
+        while True:
+            taken = self._take_ready(now, count_max)
+            if taken or not self._fresh_may_run:
+                return taken
+            alone = not (self._busy or self._queues or self._suspended)
+            if alone and (together or self.ordering is Ordering.PARTITION):
+                return self._take_fresh(count_max)
+            self._unroll(self._fresh.popleft())
+
+    @property
+    def _fresh_may_run(self) -> bool:
+        """Whether fresh records could be taken, or unrolled behind what is queued."""
+        if not self._fresh or WHOLE in self._busy:
+            return False
+        if self.ordering is Ordering.PARTITION:
+            return not (self._busy or self._queues or self._suspended)
+        return True
+
+    def _take_fresh(self, count_max: int) -> Stretch:
+        taken = self._fresh.popleft()
+        if len(taken) > count_max:
+            taken, rest = taken.split(count_max)
+            self._fresh.appendleft(rest)
+        while self._fresh and len(taken) + len(self._fresh[0]) <= count_max:
+            taken = taken.joined(self._fresh.popleft())
+        self._busy.add(None if self.ordering is Ordering.PARTITION else WHOLE)
+        self.waiting -= len(taken)
+        return taken
+
+    def _unroll(self, stretch: Stretch) -> None:
+        for entry in self.entries_of(stretch):
+            self._queues.setdefault(entry.turn, deque()).append(entry)
+            if len(self._queues[entry.turn]) == 1:
+                self._go_on(entry.turn)
+
+    def entries_of(self, stretch: Stretch) -> list[Entry]:
+        """Read what fresh records say of themselves."""
+        return [self.entry_of(message) for message in stretch.messages]
+
+    def entry_of(self, message: Message) -> Entry:
+        """Read what a fresh record says of itself."""
+        assert self.read is not None
+        record, hop = self.read(message)
+        return self._entry(record, hop)
+
+    def _entry(self, record: Record, hop: Hop) -> Entry:
+        entry = Entry(record, hop, self, self._turn_of(record))
+        entry.attempt = hop.attempt
+        entry.not_before = hop.not_before_ms / 1000
+        return entry
+
+    def _take_ready(self, now: float, count_max: int) -> list[Entry]:
         while self._ready:
             turn = self._ready.popleft()
             queue = self._queues[turn]
@@ -179,32 +279,47 @@ class Lane:
     def put_back(self, entries: Iterable[Entry]) -> None:
         """Return entries of a busy or suspended turn to its head, in the order given."""
         for entry in reversed(list(entries)):
-            assert entry.turn in self._busy or entry.turn in self._suspended
+            assert not self._busy.isdisjoint((entry.turn, WHOLE)) or entry.turn in self._suspended
             self._queues.setdefault(entry.turn, deque()).appendleft(entry)
             self.waiting += 1
+
+    def give_back(self, stretch: Stretch) -> None:
+        """Return fresh records that were taken and not run: they come next."""
+        if stretch.offsets:
+            self._fresh.appendleft(stretch)
+            self.waiting += len(stretch)
 
     def release(self, turn: Turn) -> None:
         """End a busy turn: its next entries may be taken, unless it is suspended."""
         self._busy.remove(turn)
-        self._go_on(turn)
+        # What was put back of a stretch belongs to turns of its own.
+        for each in list(self._queues) if turn == WHOLE else (turn,):
+            self._go_on(each)
 
     def suspend(self, turn: Turn) -> None:
         """Let nothing more of a busy turn be taken until `let_go`."""
-        assert turn in self._busy and turn not in self._suspended
-        self._suspended.add(turn)
+        assert not self._busy.isdisjoint((turn, WHOLE))
+        self._suspended[turn] += 1
 
     def let_go(self, turn: Turn) -> None:
-        """End the suspension: the turn goes on, or will when it is released."""
-        self._suspended.remove(turn)
-        self._go_on(turn)
+        """End a suspension; after the last the turn goes on, or will when it is released."""
+        self._suspended[turn] -= 1
+        if self._suspended[turn] == 0:
+            del self._suspended[turn]
+            self._go_on(turn)
 
     def settle(self, entry: Entry) -> None:
         """Note that an entry reached a final or parked state."""
         assert entry.lane is self
         self.watermark.settle(entry.record.offset)
 
+    def settle_all(self, offsets: Sequence[int]) -> None:
+        """The same for records that were taken fresh, by their offsets in order."""
+        self.watermark.settle_all(offsets)
+
     def _go_on(self, turn: Turn) -> None:
-        if turn in self._queues and turn not in self._busy and turn not in self._suspended:
+        free = self._busy.isdisjoint((turn, WHOLE)) and turn not in self._suspended
+        if free and turn in self._queues:
             self._ready.append(turn)
 
     def _turn_of(self, record: Record) -> Turn:

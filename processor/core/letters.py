@@ -11,6 +11,8 @@ Rule 4: full, they pause their main partition until then: the tiers empty by the
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from processor.core.floor import Floor
 from processor.model import Partition
 
@@ -66,6 +68,10 @@ class Letters:
         """Tell whether this job has died, in this replay or a newer one."""
         died = self._replays.get(origin)
         return died is not None and replay <= died
+
+    def any_of(self, origins: Iterable[int]) -> bool:
+        """Whether one of these jobs has died, in whatever replay."""
+        return bool(self._replays) and not self._replays.keys().isdisjoint(origins)
 
     def forget(self) -> None:
         """Forget all of them: none of their jobs can come again."""

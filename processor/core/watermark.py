@@ -8,6 +8,8 @@ Rule 3: offsets may have gaps (compaction, transaction markers); never assume th
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
+from itertools import islice, repeat
 
 
 class Watermark:
@@ -50,6 +52,29 @@ class Watermark:
         assert offset >= self._next, f"offset {offset} came again or late; next is {self._next}"
         self._begun.append(offset)
         self._next = offset + 1
+
+    def begin_all(self, offsets: Sequence[int]) -> None:
+        """Take responsibility for records, in order."""
+        assert offsets[0] >= self._next, f"offset {offsets[0]} came again; next is {self._next}"
+        assert offsets[-1] - offsets[0] >= len(offsets) - 1, "offsets do not grow"
+        self._begun.extend(offsets)
+        self._next = offsets[-1] + 1
+
+    def settle_all(self, offsets: Sequence[int]) -> None:
+        """Note that records reached a final or parked state, in order."""
+        begun, settled, count = self._begun, self._settled, len(offsets)
+        if begun[0] < offsets[0] and offsets[-1] < self._next:
+            before = len(settled)
+            settled.update(offsets)
+            assert len(settled) == before + count
+        elif not settled and list(islice(begun, count)) == offsets:
+            for _ in repeat(None, count):
+                begun.popleft()
+        else:
+            for offset in offsets:
+                self.settle(offset)
+            return
+        self.settled_records += count
 
     def settle(self, offset: int) -> None:
         """Note that a record reached a final or parked state. Once only, and only after `begin`."""

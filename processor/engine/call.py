@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,14 @@ class Called:
     transaction: HandlerTransaction | None
 
 
+@dataclass(frozen=True, slots=True)
+class Awaiting:
+    """A handler's coroutine, and the context by which its job may be told to stop."""
+
+    coroutine: Coroutine[Any, Any, Any]
+    context: JobContext
+
+
 class Caller:
     """Calls handlers on whatever thread asks. Holds no state of a run between calls."""
 
@@ -48,14 +56,12 @@ class Caller:
         objects: ObjectStore,
         clock: Clock,
         timeout_seconds: float,
-        await_result: Callable[[Coroutine[Any, Any, Any], JobContext], Any],
         bind_log: Callable[[Entry, JobHeaders, int], Any],
     ) -> None:
         self._ledger = ledger
         self._objects = objects
         self._clock = clock
         self._timeout_seconds = timeout_seconds
-        self._await_result = await_result
         self._bind_log = bind_log
 
     def call(
@@ -67,9 +73,10 @@ class Caller:
         row: LedgerRow | None,
         *,
         write_before: Callable[[], bool],
-    ) -> Called | Failure:
+    ) -> Generator[Awaiting, Any, Called | Failure]:
         """Call the handler: what it returned, or why it failed. The only place that catches all.
 
+        The coroutine of an async handler is yielded, to be awaited by whoever runs the slice.
         `write_before` writes what ran before in the slice, which must not come after what the
         handler commits. JobCancelled: the handler obeyed, and the job comes again. SinkUnavailable:
         its transaction was broken off, and no attempt counts.
@@ -78,12 +85,12 @@ class Caller:
         run = _Run(self._ledger, spec, entry, work, write_before, timeout)
         context = self._context(run, row)
         started = self._clock.monotonic()
-        work.start(Running(entry, context, started, started + timeout))
+        work.start(Running(entry.record.offset, context, started, started + timeout))
         kept = False
         try:
             result = spec.call(payload, context)
             if spec.is_async:
-                result = self._await_result(result, context)
+                result = yield Awaiting(result, context)
             # One that cannot be kept is the handler's fault: find it now.
             json.dumps(result, allow_nan=False)
             if run.transaction is not None and run.transaction.failed:
@@ -100,9 +107,7 @@ class Caller:
                 raise SinkUnavailable(
                     f"the transaction of job {context.job_id} was broken off: {why}"
                 ) from error
-            if not isinstance(error, ProcessorError):  # Those were raised on purpose.
-                context.log.warning("handler failed", exc_info=error)
-            return failure_of(error, permanent=isinstance(error, spec.permanent))
+            return told_failure(error, spec, lambda: context.log)
         finally:
             finished = work.finish()
             if not (kept and finished):
@@ -129,6 +134,13 @@ class Caller:
         context.on_checkpoint(run.checkpoint)
         context.on_transaction(run.open_transaction)
         return context
+
+
+def told_failure(error: BaseException, spec: JobSpec, log: Callable[[], Any]) -> Failure:
+    """Log what a handler raised, unless it was raised on purpose, and describe it."""
+    if not isinstance(error, ProcessorError):
+        log().warning("handler failed", exc_info=error)
+    return failure_of(error, permanent=isinstance(error, spec.permanent))
 
 
 class _Run:

@@ -49,12 +49,15 @@ class Gauges:
     def _tell_lanes(self, assignments: Sequence[Assignment]) -> None:
         records: Counter[str] = Counter()
         paused: Counter[str] = Counter()
+        size: Counter[str] = Counter()
         for each in assignments:
             for partition, lane in zip(each.partitions, each.lanes, strict=True):
                 records[partition.topic] += lane.watermark.unsettled
+                size[partition.topic] += lane.bytes
             paused.update(partition.topic for partition in each.paused)
         for topic in self._served:
             self._telemetry.lane_records(topic, records[topic])
+            self._telemetry.lane_bytes(topic, size[topic])
             self._telemetry.partitions_paused(topic, paused[topic])
 
     def _tell_parked(self, assignments: Sequence[Assignment]) -> None:

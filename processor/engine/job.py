@@ -14,7 +14,8 @@ class JobSpec:
     """One registered handler.
 
     `call(payload, context)` runs it whatever its signature; `convert` turns the decoded Avro record
-    into what the handler asks for and raises ContractError when it cannot.
+    into what the handler asks for and raises ContractError when it cannot. `simple` runs it with
+    the decoded record, where it is a function that asks for no more than that.
     """
 
     job_type: str
@@ -25,3 +26,4 @@ class JobSpec:
     timeout_seconds: float | None
     permanent: tuple[type[BaseException], ...]
     sinks: tuple[Sink | TransactionalSink, ...] = ()  # In the order of their writes.
+    simple: Callable[[Any], Any] | None = None

@@ -12,17 +12,19 @@ Rule 4: there is no "commit" verdict: committing is what the watermark allows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import assert_never
 
 from processor.contracts import headers
 from processor.core.assignment import Assignment
 from processor.core.lane import Entry, Lane
-from processor.core.retry import DeadLetter, Retry, WaitInPlace, after_failure
+from processor.core.retry import DeadLetter, Retry, RetryPolicy, WaitInPlace, after_failure
+from processor.core.stretch import Stretch
 from processor.engine.slices import Duplicate, Dying, Failed, Outcome, Succeeded, Unavailable
 from processor.engine.telemetry import Outage
 from processor.errors import ContractError
-from processor.model import Failure, Hop, JobStatus, Outgoing, Record
+from processor.model import Failure, Hop, JobStatus, Message, Outgoing, Record, record_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,44 @@ def arrive(lane: Lane, record: Record, assignment: Assignment) -> Entry | Passed
     if assignment.policy.tiers == 0:  # Nowhere to park it: it waits as the head of its turn.
         entry.not_before = _asked_not_before_ms(record) / 1000
     return entry
+
+
+def must_be_read(stretch: Stretch, assignment: Assignment) -> bool:
+    """Whether a job among these may have to be held or passed by: each has to be looked at."""
+    if len(assignment.holds) or (assignment.fence.held and not assignment.fences_keys):
+        return True
+    letters = assignment.letters
+    return letters is not None and letters.any_of(stretch.offsets)
+
+
+def behind(stretch: Stretch, assignment: Assignment) -> Stretch:
+    """The records whose keys have copies in the tiers."""
+    fence = assignment.fence
+    if not fence.held:
+        return Stretch([], [])
+    waiting = [at for at, each in enumerate(stretch.messages) if fence.knows(each.key())]
+    return Stretch(
+        [stretch.messages[at] for at in waiting], [stretch.offsets[at] for at in waiting]
+    )
+
+
+def asks_admission(entry: Entry) -> bool:
+    """Whether a job that was admitted unread asks for more: a later start, or a replay's place."""
+    hop = entry.hop
+    return hop.replay > 0 or hop.ends_replay or _asked_not_before_ms(entry.record) > 0
+
+
+def reading(policy: RetryPolicy) -> Callable[[Message], tuple[Record, Hop]]:
+    """Make what a lane of fresh records reads them with (core/lane.py)."""
+
+    def read(message: Message) -> tuple[Record, Hop]:
+        record = record_of(message)
+        hop = headers.main_hop(record)
+        if policy.tiers == 0:  # Nowhere to park it: it waits as the head of its turn.
+            hop = hop._replace(not_before_ms=_asked_not_before_ms(record))
+        return record, hop
+
+    return read
 
 
 def _arrive_copy(lane: Lane, record: Record, assignment: Assignment) -> Entry | Passed | Usurped:
@@ -196,7 +236,7 @@ def settle(
 
 def parked_copy(entry: Entry, assignment: Assignment, park: Park) -> tuple[Outgoing, str]:
     """Build the copy of a record that waits behind its key: no attempt is added."""
-    hop = replace(entry.hop, attempt=entry.attempt, not_before_ms=park.not_before_ms)
+    hop = entry.hop._replace(attempt=entry.attempt, not_before_ms=park.not_before_ms)
     return _copy(entry, assignment, hop, assignment.satellites[park.tier - 1].topic)
 
 
@@ -205,7 +245,7 @@ def retry_copy(
 ) -> tuple[Outgoing, str]:
     """Build the copy of a record whose run failed, for its next tier."""
     failed = entry.hop.after(verdict.failure, attempt=entry.attempt, now_ms=int(now * 1000))
-    hop = replace(failed, not_before_ms=int(verdict.not_before * 1000))
+    hop = failed._replace(not_before_ms=int(verdict.not_before * 1000))
     return _copy(entry, assignment, hop, assignment.satellites[verdict.tier - 1].topic)
 
 
@@ -221,7 +261,7 @@ def held_letter(entry: Entry, assignment: Assignment, topic: str) -> Outgoing:
     """Build the letter of a job that is held behind a dead one of its key: no attempt is added."""
     assert entry.record.key is not None
     behind = entry.hop.origin._replace(offset=assignment.holds.behind(entry.record.key))
-    hop = replace(entry.hop, attempt=entry.attempt, not_before_ms=0, held_behind=str(behind))
+    hop = entry.hop._replace(attempt=entry.attempt, not_before_ms=0, held_behind=str(behind))
     return _copy(entry, assignment, hop, topic)[0]
 
 
@@ -279,7 +319,7 @@ def conflict_with(job_id: str) -> Failure:
 def _copy(entry: Entry, assignment: Assignment, hop: Hop, topic: str) -> tuple[Outgoing, str]:
     copy = assignment.next_copy()
     record = entry.record
-    hop = replace(hop, epoch=assignment.epoch, copy=copy)
+    hop = hop._replace(epoch=assignment.epoch, copy=copy)
     outgoing = Outgoing(
         topic=topic,
         partition=record.partition,

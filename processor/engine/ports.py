@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from processor.core.holds import Closed
 from processor.errors import ProcessorError
-from processor.model import Effect, Failure, Outgoing, Partition, Position, Record
+from processor.model import Batch, Effect, Failure, Outgoing, Partition, Position, Record
 
 
 class Clock(Protocol):
@@ -65,8 +65,8 @@ class Log(Protocol):
         """Join the group for these main topics."""
         ...
 
-    def poll(self, records_max: int, timeout_seconds: float) -> list[Record]:
-        """Records in offset order for each partition; waits for the first one only.
+    def poll(self, records_max: int, timeout_seconds: float) -> list[Batch]:
+        """Messages in offset order for each partition; waits for the first one only.
 
         Tells of ownership meanwhile; none of the records was read before its partition was
         unassigned.

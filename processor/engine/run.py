@@ -8,20 +8,22 @@ are flushed at the slice's end, when a job failed, and when the oldest has waite
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from processor.contracts import headers
 from processor.contracts.claims import ClaimStore, claim_from_header
 from processor.core.lane import Entry
 from processor.engine import effects
-from processor.engine.call import Abandoned, Called, Caller
+from processor.engine.call import Abandoned, Awaiting, Called, Caller
 from processor.engine.context import JobCancelled
 from processor.engine.effects import Unwritten
 from processor.engine.job import JobSpec
+from processor.engine.journey import asks_admission
 from processor.engine.outcomes import away, failure_of, key_text, known_outcome, payload_hash
 from processor.engine.ports import Clock, Ledger, LedgerRow, OwnershipLost
+from processor.engine.quick import PREFIX_BYTES, Quick
 from processor.engine.slices import (
     Duplicate,
     Failed,
@@ -35,6 +37,9 @@ from processor.errors import ContractError, OutageError, PermanentError, StoreUn
 from processor.model import Effect, Failure, JobHeaders
 
 FLUSH_SECONDS = 0.1
+SEEN_MAX = 1000
+
+Steps = Generator[Awaiting, Any, None]
 
 
 class Decode(Protocol):
@@ -57,6 +62,13 @@ class _Progress:
     outcomes: list[tuple[Entry, Outcome]] = field(default_factory=list)
     unwritten: list[Unwritten] = field(default_factory=list)
     since: float = 0.0  # Monotonic seconds: when it began, or reported last.
+    identities: set[str] = field(default_factory=set)  # Of what is unwritten.
+    unroll: bool = False  # What is left must be admitted record by record.
+
+    def ran(self, one: Unwritten) -> None:
+        """Note a run that is to be written."""
+        self.unwritten.append(one)
+        self.identities.add(one.effect.identity)
 
 
 class Runner:
@@ -71,8 +83,12 @@ class Runner:
         claims: ClaimStore | None,
         clock: Clock,
         caller: Caller,
+        quick: Quick | None = None,
         claim_bytes_max: int = 64 * 1024 * 1024,
     ) -> None:
+        self._quick = quick
+        self._has_sinks = any(spec.sinks for spec in jobs.values())
+        self._seen: set[bytes] = set()  # Beginnings of values that were decoded before.
         self._jobs = jobs
         self._decode = decode
         self._ledger = ledger
@@ -82,33 +98,64 @@ class Runner:
         self._claim_bytes_max = claim_bytes_max
 
     def run(self, work: Slice, report: Callable[[Report], None]) -> None:
-        """Run a slice's entries in order until one fails, it is asked to stop, or none is left."""
+        """Run a slice to its end, on this thread. Its handlers are functions."""
+        for awaiting in self.steps(work, report):
+            raise AssertionError(f"{awaiting} cannot be awaited on a thread")
+
+    def blocks(self, work: Slice) -> bool:
+        """Whether a step of this slice may wait for anything but its handlers' coroutines."""
+        if self._ledger.remembers or self._has_sinks or self._claims is not None:
+            return True
+        return not all(
+            (entry.record.value or b"")[:PREFIX_BYTES] in self._seen for entry in work.entries
+        )
+
+    def steps(self, work: Slice, report: Callable[[Report], None]) -> Steps:
+        """Run a slice's records in order until one fails, it is asked to stop, or none is left.
+
+        Each coroutine is yielded; its result is to be sent, or what it raised thrown. Steps may be
+        taken on any thread, one after the other.
+        """
         progress = _Progress(work)
         lost = False
         try:
-            self._run_all(progress, report)
-            self._flush(progress)
+            first = 0
+            if work.stretch is not None and self._quick is not None:
+                first = self._quick.run(work, progress.outcomes, report)
+            if first < len(work):
+                yield from self._run_all(progress, first, report)
+                self._flush(progress)
         except OwnershipLost:
             lost = True
         except Abandoned:
             return
-        report(Report(work, progress.outcomes, finished=True, lost=lost))
+        done, outcomes = work.ran, progress.outcomes
+        report(Report(work, outcomes, True, lost=lost, done=done, unroll=progress.unroll))
 
-    def _run_all(self, progress: _Progress, report: Callable[[Report], None]) -> None:
+    def _run_all(self, progress: _Progress, first: int, report: Callable[[Report], None]) -> Steps:
         work = progress.work
-        entry = work.entries[0]
+        entries = work.entries[first:]
+        entry = entries[0]
         progress.since = self._clock.monotonic()
         try:
-            known = self._known(work.entries)
-            for entry in work.entries:
-                if work.stop.is_set():
+            known = self._known(entries)
+            for entry in entries:
+                if work.stop:
                     return
-                outcome = self._run_one(entry, known, progress)
+                if work.skips(entry.record.key):
+                    continue
+                if work.stretch is not None and asks_admission(entry):
+                    progress.unroll = True
+                    return
+                outcome = yield from self._run_one(entry, known, progress)
                 if outcome is not None:
                     if not self._flush(progress):
                         return
                     progress.outcomes.append((entry, outcome))
-                    if not isinstance(outcome, Duplicate | Succeeded):
+                    if isinstance(outcome, Failed) and work.passes_failures:
+                        if entry.record.key is not None:
+                            work.failed.add(entry.record.key)
+                    elif not isinstance(outcome, Duplicate | Succeeded):
                         return  # The rest asks the fence again.
                 if self._clock.monotonic() - progress.since >= FLUSH_SECONDS:
                     if not self._flush(progress):
@@ -134,7 +181,7 @@ class Runner:
 
     def _run_one(
         self, entry: Entry, known: dict[str, LedgerRow], progress: _Progress
-    ) -> Outcome | None:
+    ) -> Generator[Awaiting, Any, Outcome | None]:
         """Run one job. None: it succeeded and waits to be written."""
         started = self._clock.monotonic()
         try:
@@ -143,24 +190,29 @@ class Runner:
             if (outcome := known_outcome(row, job, entry)) is not None:
                 return outcome
             if isinstance(entry.ran, Unwritten):
-                progress.unwritten.append(entry.ran)
+                progress.ran(entry.ran)
                 entry.ran = None
                 return None
             if entry.job is None:
                 headers.read_job(entry.record, entry.hop.origin)  # Tells what is malformed.
             if job.deadline_ms is not None and self._clock.now() * 1000 > job.deadline_ms:
                 raise PermanentError("the job's deadline has passed")
-            job_type, payload = self._decode(self._value(entry, job))
+            value = self._value(entry, job)
+            job_type, payload = self._decode(value)
+            if len(self._seen) < SEEN_MAX:
+                self._seen.add((value or b"")[:PREFIX_BYTES])
             if job.job_type is None and job.idempotency_key is not None:
                 row = self._row(job.identity(job_type), {}, progress, ask=True)
                 if (outcome := known_outcome(row, job, entry)) is not None:
                     return outcome
             spec = self._spec(job, job_type)
-            entry.job = job = replace(job, job_type=job_type)  # A stranger's headers name none.
+            if job.job_type is None:  # A stranger's headers name none.
+                job = job._replace(job_type=job_type)
+            entry.job = job
             payload = spec.convert(payload)
         except PermanentError as fault:
             return Failed(failure_of(fault), self._clock.monotonic() - started)
-        called = self._caller.call(
+        called = yield from self._caller.call(
             spec, payload, entry, progress.work, row, write_before=lambda: self._flush(progress)
         )
         seconds = self._clock.monotonic() - started
@@ -169,7 +221,7 @@ class Runner:
         one = Unwritten(entry, effect_of(entry, job, called.result), spec, seconds)
         if called.transaction is not None:
             return self._commit(called, one, progress)
-        progress.unwritten.append(one)
+        progress.ran(one)
         return None
 
     def _commit(self, called: Called, one: Unwritten, progress: _Progress) -> Outcome:
@@ -187,7 +239,7 @@ class Runner:
         self, identity: str, known: dict[str, LedgerRow], progress: _Progress, ask: bool = False
     ) -> LedgerRow | None:
         """The ledger's row; asked for again where this very slice may have made it."""
-        if any(each.effect.identity == identity for each in progress.unwritten):
+        if identity in progress.identities:
             if not self._flush(progress):
                 raise _Told
             ask = True
@@ -223,6 +275,7 @@ class Runner:
         if not progress.unwritten:
             return True
         unwritten, progress.unwritten = progress.unwritten, []
+        progress.identities.clear()
         try:
             progress.outcomes += effects.write(self._ledger, progress.work.owner, unwritten)
         except OutageError as outage:
@@ -244,7 +297,7 @@ class Runner:
             progress.outcomes.append((entry, Failed(failure_of(fault), seconds)))
             return False
         for each in whole:
-            progress.unwritten = [each]
+            progress.ran(each)
             if not self._flush(progress):
                 return False
         return True

@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
+from processor.contracts import headers
 from processor.core.assignment import Assignment
-from processor.core.lane import Entry
+from processor.core.lane import WHOLE, Entry, Lane, Ordering, Turn
+from processor.core.stretch import Stretch
 from processor.engine import journey
 from processor.engine.context import JobCancelled
 from processor.engine.journey import Admission, EndReplay, Hold, KnownDead, Park, Run
@@ -19,9 +21,14 @@ from processor.engine.notes import job_type_of
 from processor.engine.outcomes import timed_out
 from processor.engine.ports import Clock, Owner
 from processor.engine.settlement import Settlement
-from processor.engine.slices import Failed, Outcome, Pool, Running, Slice, Succeeded
+from processor.engine.slices import Done, Failed, Outcome, Pool, Running, Slice, Succeeded
 from processor.engine.telemetry import Telemetry
 from processor.errors import JobTimeout
+
+# Jobs of many keys that end within so long are run by one thread, one after the other: handing each
+# key to a thread takes longer. What takes longer after all is handed back.
+QUICK_SECONDS = 0.0005
+TOGETHER_SECONDS = 0.01
 
 
 class Runs:
@@ -50,6 +57,7 @@ class Runs:
         self._slice_records_max = slice_records_max
         self._timeout_grace_seconds = timeout_grace_seconds
         self._slices: set[Slice] = set()
+        self._mean_seconds: dict[str, float] = {}  # Of a topic's runs, lately.
 
     @property
     def any(self) -> bool:
@@ -61,24 +69,31 @@ class Runs:
         """What the pool works on now."""
         return self._slices
 
+    def mean_seconds(self, assignment: Assignment) -> float:
+        """How long a run of this topic takes lately; 0: none has run."""
+        return self._mean_seconds.get(assignment.partition.topic, 0.0)
+
     def admit(self, assignments: Iterable[Assignment]) -> bool:
         """Start what may run. Returns whether the pool was used up."""
-        free = self._pool.free
-        if free <= 0:
-            return False
+        free = {False: self._pool.free, True: self._pool.free_async}
         now = self._clock.now()
+        short = False
         for assignment in assignments:
+            kind = assignment.is_async
             if assignment.draining:
                 continue
             for lane in reversed(assignment.lanes):  # Older work first: the deepest tier.
-                while free > 0:
-                    taken = lane.take(now=now, count_max=self._slice_records_max)
+                while free[kind] > 0:
+                    taken = self._take(assignment, lane, now)
                     if not taken:
                         break
-                    free -= self._admit_taken(assignment, taken, now)
-            if free <= 0:
-                return True
-        return False
+                    if isinstance(taken, Stretch):
+                        free[kind] -= self._admit_stretch(assignment, lane, taken, now)
+                    else:
+                        turn = taken[0].turn
+                        free[kind] -= self._admit_taken(assignment, lane, turn, taken, now)
+            short = short or free[kind] <= 0
+        return short
 
     def collect(self) -> tuple[bool, list[Assignment]]:
         """Judge what slices report: whether any did, and whose partition is another's now."""
@@ -93,33 +108,40 @@ class Runs:
                 self._slices.remove(work)
                 assignment.running -= 1
             if assignment.dropped or assignment in lost:
-                self._telemetry.late_results(assignment.partition.topic, len(report.outcomes))
+                late = len(report.outcomes) + sum(len(each.offsets) for each in report.done)
+                self._telemetry.late_results(assignment.partition.topic, late)
                 continue
             if report.lost:
                 lost.append(assignment)
                 continue
+            self._settle_done(work, report.done)
             waiting = self._judge_all(work, assignment, report.outcomes)
             if report.finished:
-                # What was not run goes back to the head of its turn, and the turn goes on.
-                self._put_back([*waiting, *work.entries[work.reported :]], work)
+                self._end(work, waiting, unroll=report.unroll)
         return bool(reports), lost
 
     def police(self) -> None:
         """Tell runs that outlive their timeout to stop; give those up that do not listen."""
         now = self._clock.monotonic()
         for work in list(self._slices):
+            if work.turn == WHOLE and now >= work.started_at + TOGETHER_SECONDS:
+                work.stop = True
             running = work.running
-            if running is None or now < running.timeout_at:
+            if running is None:
+                continue
+            offset, timeout_at = running.offset, running.timeout_at  # In this order.
+            if now < timeout_at:
                 continue
             running.tell(JobTimeout)
-            if now >= running.timeout_at + self._timeout_grace_seconds and work.abandon(running):
+            late = now >= timeout_at + self._timeout_grace_seconds
+            if late and work.abandon(running, offset):
                 self._abandon(work, running, now)
 
     def stop(self, assignments: Sequence[Assignment]) -> None:
         """Let slices of these end after the run in progress."""
         for work in self._slices:
             if work.assignment in assignments:
-                work.stop.set()
+                work.stop = True
 
     def cancel(self, assignment: Assignment) -> None:
         """Ask the runs of a dropped assignment to end: nobody waits for them."""
@@ -129,7 +151,43 @@ class Runs:
             if work.assignment is assignment and running is not None:
                 running.tell(JobCancelled)
 
-    def _admit_taken(self, assignment: Assignment, taken: list[Entry], now: float) -> int:
+    def _take(self, assignment: Assignment, lane: Lane, now: float) -> list[Entry] | Stretch:
+        """Take what one slice is to hold."""
+        count_max = self._slice_records_max
+        if lane.ordering is Ordering.PARTITION:
+            return lane.take(now=now, count_max=count_max)
+        mean = self.mean_seconds(assignment)
+        together = mean < QUICK_SECONDS
+        if together and mean > 0:
+            count_max = min(count_max, max(1, int(TOGETHER_SECONDS / mean)))
+        return lane.take(now=now, count_max=count_max, together=together)
+
+    def _admit_stretch(
+        self, assignment: Assignment, lane: Lane, stretch: Stretch, now: float
+    ) -> int:
+        """Start a slice with fresh records, and park those whose key waits in a tier."""
+        turn = None if lane.ordering is Ordering.PARTITION else WHOLE
+        if journey.must_be_read(stretch, assignment):
+            return self._admit_taken(assignment, lane, turn, lane.entries_of(stretch), now)
+        behind = journey.behind(stretch, assignment)
+        for message in behind.messages:
+            entry = lane.entry_of(message)
+            park = journey.admit(entry, assignment, now)
+            assert isinstance(park, Park)
+            self._settlement.park(entry, assignment, park)
+        if behind.offsets:
+            stretch = stretch.without(set(behind.offsets))
+        if not stretch.offsets:
+            lane.release(turn)
+            return 0
+        due = stretch.messages[0].timestamp()[1] / 1000
+        self._telemetry.waited(assignment.partition.topic, now - due)
+        self._start(assignment, lane, turn, stretch)
+        return 1
+
+    def _admit_taken(
+        self, assignment: Assignment, lane: Lane, turn: Turn, taken: list[Entry], now: float
+    ) -> int:
         """Start a slice with what may run and park the rest. Returns how many slices started."""
         runs: list[Entry] = []
         for position, entry in enumerate(taken):
@@ -155,23 +213,56 @@ class Runs:
             else:
                 runs.append(entry)
         if not runs:
-            taken[0].lane.release(taken[0].turn)
+            lane.release(turn)
             return 0
         due = max(runs[0].not_before, runs[0].record.timestamp_ms / 1000)
         self._telemetry.waited(assignment.partition.topic, now - due)
-        work = Slice(self._owner(assignment), runs, assignment)
+        self._start(assignment, lane, turn, runs)
+        return 1
+
+    def _start(
+        self, assignment: Assignment, lane: Lane, turn: Turn, taken: list[Entry] | Stretch
+    ) -> None:
+        work = Slice(
+            self._owner(assignment),
+            taken,
+            assignment,
+            lane=lane,
+            turn=turn,
+            passes_failures=assignment.passes_failures and lane.tier == 0,
+            now=self._clock.monotonic(),
+        )
         self._slices.add(work)
         assignment.running += 1
         self._pool.submit(work)
-        return 1
+
+    def _settle_done(self, work: Slice, done: Sequence[Done]) -> None:
+        """Settle jobs of a stretch of which no more is to be known than that they succeeded."""
+        topic = work.assignment.partition.topic
+        for each in done:
+            if not each.offsets:
+                continue  # The first of its kind failed, or was not plain.
+            work.lane.settle_all(each.offsets)
+            if len(each.offsets) < len(work):
+                work.reported.update(each.offsets)
+            else:
+                work.all_done = True
+            self._telemetry.settled(topic, each.job_type, "done", len(each.offsets))
+            self._telemetry.ran(topic, each.job_type, each.seconds)
+            self._learn(topic, each.seconds)
+
+    def _learn(self, topic: str, seconds: Sequence[float]) -> None:
+        """Note how long a topic's runs take lately."""
+        mean = sum(seconds) / len(seconds)
+        self._mean_seconds[topic] = 0.7 * self._mean_seconds.get(topic, mean) + 0.3 * mean
 
     def _judge_all(
         self, work: Slice, assignment: Assignment, outcomes: Sequence[tuple[Entry, Outcome]]
     ) -> list[Entry]:
         """Judge what a slice reports. Returns the entries that stay in their lane."""
-        work.reported += len(outcomes)
         waiting = []
         for entry, outcome in outcomes:
+            work.reported.add(entry.record.offset)
             if isinstance(outcome, Succeeded | Failed):
                 entry.attempt += 1
             if self._judge(entry, outcome, assignment):
@@ -180,6 +271,8 @@ class Runs:
         runs = [(e, o.seconds) for e, o in outcomes if isinstance(o, Succeeded | Failed)]
         for job_type in {job_type_of(entry) for entry, _ in runs}:
             self._telemetry.ran(topic, job_type, [s for e, s in runs if job_type_of(e) == job_type])
+        if runs:
+            self._learn(topic, [seconds for _, seconds in runs])
         return waiting
 
     def _judge(self, entry: Entry, outcome: Outcome, assignment: Assignment) -> bool:
@@ -190,15 +283,19 @@ class Runs:
 
     def _abandon(self, work: Slice, running: Running, now: float) -> None:
         """A run that ignores its timeout keeps its thread and loses its job."""
-        self._pool.replace()
+        self._pool.replace(work)
         self._slices.remove(work)
         assignment: Assignment = work.assignment
         assignment.running -= 1
-        entry, failure = running.entry, timed_out(running, now)
+        self._settle_done(work, work.ran)
+        left = work.left()
+        at = next(at for at, each in enumerate(left) if each.record.offset == running.offset)
+        entry, failure = left[at], timed_out(running, now)
+        entry.job = entry.job or headers.job_of(entry.record, entry.hop.origin)
         self._logger.error(
             "job abandoned: it ignores its timeout",
-            job_id=running.context.job_id,
-            job_type=running.context.job_type,
+            job_id=entry.job.job_id,
+            job_type=job_type_of(entry),
             topic=entry.record.topic,
             partition=entry.record.partition,
             offset=entry.record.offset,
@@ -206,25 +303,30 @@ class Runs:
         )
         if assignment.dropped:
             return
-        at = list(work.entries).index(entry)
-        unwritten, rest = work.entries[work.reported : at], work.entries[at + 1 :]
+        unwritten, rest = left[:at], left[at + 1 :]
         if unwritten:
             # Runs before it that were not written down come again, and settle first: parked now,
             # it would hold them behind itself.
             entry.attempt += 1
             entry.given_up = failure
-            self._put_back([*unwritten, entry, *rest], work)
+            work.lane.put_back(left)
+            work.lane.release(work.turn)
             return
         outcome = Failed(failure, now - running.started)
         waiting = self._judge_all(work, assignment, [(entry, outcome)])
-        self._put_back([*waiting, *rest], work)
+        work.lane.put_back([*waiting, *rest])
+        work.lane.release(work.turn)
 
     @staticmethod
-    def _put_back(entries: Sequence[Entry], work: Slice) -> None:
-        """Return entries of a slice that has ended, and end its turn."""
-        lane, turn = work.entries[0].lane, work.entries[0].turn
-        lane.put_back(entries)
-        lane.release(turn)
+    def _end(work: Slice, waiting: Sequence[Entry], *, unroll: bool) -> None:
+        """Return what a slice has not run to the head of its turn, and end the turn."""
+        lane = work.lane
+        if work.stretch is None or waiting or unroll or (work.turn == WHOLE and work.stop):
+            entries = [*waiting, *([] if work.all_done else work.left())]
+            lane.put_back(sorted(entries, key=lambda each: each.record.offset))
+        elif not work.all_done:
+            lane.give_back(work.stretch.without(work.reported))
+        lane.release(work.turn)
 
 
 def _behind(

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import replace
 from typing import Any, assert_never
 
 from processor.contracts import headers
@@ -90,7 +89,7 @@ class Settlement:
                 entry.not_before = until
                 failed = entry.hop.after(failure, attempt=entry.attempt, now_ms=int(now * 1000))
                 # It is the same copy still: the fence knows it by that name.
-                entry.hop = replace(failed, epoch=entry.hop.epoch, copy=entry.hop.copy)
+                entry.hop = failed._replace(epoch=entry.hop.epoch, copy=entry.hop.copy)
                 self._tell_failure(entry, failure, "job waits in the last tier", until)
                 return True
             case Retry(tier, not_before, failure):

@@ -1,4 +1,4 @@
-"""A slice: a run of entries of one turn that a pool works through, and what it reports back.
+"""A slice: a run of records of one turn that a pool works through, and what it reports back.
 
 The loop thread makes a slice and reads its reports; one pool thread runs it. What both touch is
 here: a flag that asks it to stop, the run in progress, and who may decide that run's fate.
@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from processor.core.lane import Entry
+from processor.core.lane import Entry, Lane, Turn
+from processor.core.stretch import Stretch
 from processor.engine.telemetry import Outage
 from processor.errors import TransientError
 from processor.model import Failure
@@ -71,45 +72,108 @@ Outcome = Succeeded | Duplicate | Failed | Dying | Unavailable
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What has become of entries of a slice. After a `finished` report none follows.
+    """What has become of records of a slice. After a `finished` report none follows.
 
-    Entries without an outcome in any report were not run. `lost` tells that a newer owner of the
-    partition exists.
+    `done` are jobs of a stretch that succeeded and of which nothing needs to be known. Records
+    without an outcome in any report were not run. `lost` tells that a newer owner of the partition
+    exists; `unroll`, that what was not run must be looked at record by record.
     """
 
     slice: Slice
     outcomes: Sequence[tuple[Entry, Outcome]]
     finished: bool
     lost: bool = False
+    done: Sequence[Done] = ()
+    unroll: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Jobs of one type that succeeded, by their offsets, and how long each ran."""
+
+    job_type: str
+    offsets: list[int]
+    seconds: list[float]
 
 
 @dataclass(slots=True)
 class Running:
-    """The run in progress."""
+    """The run in progress. `context` is None where its handler has not asked for one.
 
-    entry: Entry
-    context: JobContext
+    Where one object serves many runs, `timeout_at` is written before `offset`, and the loop reads
+    them in the contrary order: it never takes a new run for one that is out of time.
+    """
+
+    offset: int
+    context: JobContext | None
     started: float  # Monotonic seconds.
     timeout_at: float  # Monotonic seconds.
 
     def tell(self, reason: type[TransientError]) -> None:
         """Ask it to stop (loop thread). The first reason counts."""
-        if not self.context.cancelled:
+        if self.context is not None and not self.context.cancelled:
             self.context.cancel(reason)
 
 
-@dataclass(eq=False, slots=True)
 class Slice:
-    """Entries of one turn, run in order; a failure ends it, and the rest asks the fence again."""
+    """Records of one turn, run in order, one after the other.
 
-    owner: Owner
-    entries: Sequence[Entry]
-    assignment: Any  # The assignment it was taken from; late reports of a dropped one are dropped.
-    reported: int = 0  # Entries whose outcome the loop has judged; they come in order.
-    running: Running | None = None
-    stop: threading.Event = field(default_factory=threading.Event)
-    _fate: threading.Lock = field(default_factory=threading.Lock)
-    _abandoned: bool = False
+    A run that fails ends it, and the rest asks the fence again; where `passes_failures`, only the
+    rest of its key does: the keys of what failed are in `failed`.
+    """
+
+    __slots__ = (
+        "_abandoned", "_abandoning", "_entries", "_fate", "all_done", "assignment", "failed",
+        "is_async", "lane", "owner", "passes_failures", "ran", "reported", "running", "started_at",
+        "stop", "stretch", "turn",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        owner: Owner,
+        taken: Sequence[Entry] | Stretch,
+        assignment: Any,
+        *,
+        lane: Lane,
+        turn: Turn,
+        passes_failures: bool = False,
+        now: float = 0.0,
+    ) -> None:
+        self.owner = owner
+        self.assignment = assignment  # Late reports of a dropped one are dropped.
+        self.lane = lane
+        self.turn = turn
+        self.passes_failures = passes_failures
+        self.is_async = assignment.is_async
+        self.started_at = now  # Monotonic seconds.
+        self.stretch = taken if isinstance(taken, Stretch) else None
+        self._entries = [] if isinstance(taken, Stretch) else list(taken)
+        self.failed: set[bytes] = set()  # Keys, of records that have one.
+        self.ran: list[Done] = []  # Of a stretch, and not reported yet.
+        self.reported: set[int] = set()  # Offsets of what the loop has judged.
+        self.all_done = False  # `reported` is not kept of a stretch that is done at once.
+        self.running: Running | None = None
+        self.stop = False  # Asks it to end after the run in progress.
+        self._fate = threading.Lock()
+        self._abandoning = self._abandoned = False
+
+    def __len__(self) -> int:
+        return len(self._entries) if self.stretch is None else len(self.stretch)
+
+    @property
+    def entries(self) -> list[Entry]:
+        """Its entries; those of a stretch are made on the first call."""
+        if self.stretch is not None and not self._entries:
+            self._entries = self.lane.entries_of(self.stretch)
+        return self._entries
+
+    def left(self) -> list[Entry]:
+        """What has no outcome yet, in order."""
+        return [each for each in self.entries if each.record.offset not in self.reported]
+
+    def skips(self, key: bytes | None) -> bool:
+        """Whether a record must wait since one of its key has failed in this slice."""
+        return key is not None and key in self.failed
 
     def start(self, running: Running) -> None:
         """Begin a run (pool thread)."""
@@ -117,17 +181,28 @@ class Slice:
 
     def finish(self) -> bool:
         """End the run in progress (pool thread). False: it was abandoned, write nothing."""
-        with self._fate:
-            self.running = None
-            return not self._abandoned
+        self.running = None
+        return not self.abandoned
 
-    def abandon(self, running: Running) -> bool:
+    @property
+    def abandoned(self) -> bool:
+        """Whether the run that has just ended was abandoned (pool thread).
+
+        No lock is taken where nobody has a mind to: the thread writes where it is and then reads
+        `_abandoning`, the loop does it in the contrary order, so one of them sees the other.
+        """
+        if not self._abandoning:
+            return False
+        with self._fate:
+            return self._abandoned
+
+    def abandon(self, running: Running, offset: int) -> bool:
         """Give this run up (loop thread). False: it has just ended by itself."""
         with self._fate:
-            if self.running is not running:
-                return False
-            self._abandoned = True
-            return True
+            self._abandoning = True
+            self._abandoned = self.running is running and running.offset == offset
+            self._abandoning = self._abandoned
+            return self._abandoned
 
 
 class Pool(Protocol):
@@ -136,6 +211,11 @@ class Pool(Protocol):
     @property
     def free(self) -> int:
         """How many more slices can start at once."""
+        ...
+
+    @property
+    def free_async(self) -> int:
+        """The same for slices whose handlers are coroutines."""
         ...
 
     def submit(self, work: Slice) -> None:
@@ -161,8 +241,8 @@ class Pool(Protocol):
         """Wait until a slice or an errand reports, or for so long."""
         ...
 
-    def replace(self) -> None:
-        """Start a thread in place of the one that an abandoned slice holds."""
+    def replace(self, work: Slice) -> None:
+        """Make room in place of what an abandoned slice holds."""
         ...
 
     def close(self) -> None:

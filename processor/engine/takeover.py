@@ -30,7 +30,7 @@ from processor.core.holds import Holds
 from processor.core.lane import Ordering
 from processor.core.letters import Letters
 from processor.core.retry import RetryPolicy
-from processor.engine.journey import hop_of, place_of
+from processor.engine.journey import hop_of, place_of, reading
 from processor.engine.ports import CommitRefused, Committed, Ledger, Log, Owner
 from processor.errors import ProcessorError
 from processor.model import Outgoing, Partition, Record
@@ -71,7 +71,7 @@ class Rules:
     """How the jobs of one topic are run.
 
     `fence` `partition`: nothing overtakes a retried job. `hold`: when a job dies, the rest of its
-    key is held until an operator acts.
+    key is held until an operator acts. `is_async`: a handler of its jobs is a coroutine.
     """
 
     topic: Served
@@ -80,6 +80,7 @@ class Rules:
     publish_status: bool
     fence: Ordering = Ordering.KEY
     hold: bool = False
+    is_async: bool = False
 
 
 class OffsetLost(ProcessorError):
@@ -225,7 +226,13 @@ class Takeover:
                 epoch=epoch_of(committed[letters].metadata),
                 records_max=self.fence_records_max,
             ),
+            is_async=rules.is_async,
+            read=None if self._needs_each(rules) else reading(rules.policy),
         )
+
+    def _needs_each(self, rules: Rules) -> bool:
+        """Whether something must be known of each job, even of one that succeeds."""
+        return self.ledger.remembers or rules.publish_status or rules.is_async
 
     def _letters_of(self, main: Partition) -> Partition:
         return Partition(self.rules[main.topic].topic.dead_letter_topic, main.number)

@@ -6,7 +6,7 @@ block and never raise, and carry counts and lists: one call for a slice, not one
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,7 +31,7 @@ class Telemetry:
     def idempotency_conflict(self, job_type: str) -> None:
         """A job was not run: another one of its idempotency key, with another payload, was."""
 
-    def ran(self, topic: str, job_type: str, seconds: Iterable[float]) -> None:
+    def ran(self, topic: str, job_type: str, seconds: Sequence[float]) -> None:
         """Handlers ran for so long, one number for each attempt."""
 
     def waited(self, topic: str, seconds: float) -> None:
@@ -42,6 +42,9 @@ class Telemetry:
 
     def lane_records(self, topic: str, count: int) -> None:
         """So many records of this main topic or tier are in lanes now, running ones included."""
+
+    def lane_bytes(self, topic: str, count: int) -> None:
+        """Records of this main topic or tier in lanes take about so many bytes."""
 
     def partitions_owned(self, topic: str, count: int) -> None:
         """So many partitions of the main topic are ours now."""

@@ -20,7 +20,7 @@ from processor.core.progress import Cause, Held, Progress, held_up
 from processor.engine.gauges import Gauges
 from processor.engine.outages import Outages
 from processor.engine.ports import Clock, Log
-from processor.engine.slices import Pool, Slice
+from processor.engine.slices import Pool, Running, Slice
 from processor.engine.takeover import Rules
 from processor.engine.telemetry import Outage, Telemetry
 from processor.errors import OutageError
@@ -278,7 +278,7 @@ class Watch:
                     + (", paused" if partition in assignment.paused else "")
                     for partition, lane in zip(assignment.partitions, assignment.lanes, strict=True)
                 ],
-                "oldest_run": None if oldest is None else oldest.context.job_id,
+                "oldest_run": None if oldest is None else _named(oldest),
                 "oldest_run_seconds": None if oldest is None else round(now - oldest.started, 1),
             }
         self._logger.error(
@@ -302,6 +302,11 @@ def _goes_in_circles(owned: _Owned, assignment: Assignment, now: float) -> bool:
     if now >= owned.given_up_at + QUIET_SECONDS:
         return False
     return any(assignment.committed[each] <= at for each, at in owned.stuck_at.items())
+
+
+def _named(running: Running) -> str:
+    """A run by its job's id, or by its offset where nobody has asked for the job's id yet."""
+    return f"offset {running.offset}" if running.context is None else running.context.job_id
 
 
 def _why(held: Held, main: Partition) -> str:

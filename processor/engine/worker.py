@@ -10,7 +10,6 @@ callback. Lost: drop, commit nothing.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from processor.core.assignment import Assignment
 from processor.core.lane import Lane
 from processor.engine import journey
+from processor.engine.intake import Intake
 from processor.engine.journey import Usurped
 from processor.engine.outages import Outages
 from processor.engine.outcomes import away
@@ -29,9 +29,9 @@ from processor.engine.takeover import Rules, Takeover
 from processor.engine.telemetry import Telemetry
 from processor.engine.watch import Watch
 from processor.errors import OutageError
-from processor.model import JobStatus, Partition
+from processor.model import Batch, JobStatus, Partition, record_of
 
-POLL_RECORDS_MAX = 500
+POLL_RECORDS_MAX = 1000
 POLL_SECONDS_MAX = 0.1  # Idle: how late a timer may be noticed.
 COMMIT_ALL_SECONDS = 600.0
 POLL_SECONDS_MIN = 0.001  # Busy: how late a report may be noticed.
@@ -47,6 +47,7 @@ class Limits:
     timeout_grace_seconds: float = 5.0
     takeover_again_seconds: float = 1.0
     stall_seconds: float = 600.0
+    memory_max: int = 128 * 1024 * 1024  # Bytes in lanes.
 
 
 class Worker:
@@ -104,6 +105,7 @@ class Worker:
             slice_records_max=limits.slice_records_max,
             timeout_grace_seconds=limits.timeout_grace_seconds,
         )
+        self.intake = Intake(log, clock, self._runs.mean_seconds, limits.memory_max)
         self.watch = Watch(
             log=log,
             pool=pool,
@@ -122,8 +124,7 @@ class Worker:
         self._refused_until = 0.0  # A commit that a job waits for is not repeated at once.
         self._commit_all_at = clock.monotonic() + COMMIT_ALL_SECONDS
         self._quiet_turns = 0
-        self._stopping = False
-        self._joined = False
+        self._stopping = self._joined = False
         self._turned_at = clock.monotonic()
 
     @property
@@ -168,22 +169,33 @@ class Worker:
     def step(self) -> None:
         """One turn: consume, collect, admit, commit."""
         self._retake()  # Never inside a rebalance: what is being revoked must not be taken again.
-        records = self._log.poll(POLL_RECORDS_MAX, self._poll_seconds())
-        for record in records:
-            found = self._lanes.get(Partition(record.topic, record.partition))
-            # Records polled after a revoke, or fetched twice around a pause, are not ours to judge.
-            if found is None or record.offset < found[1].watermark.next_offset:
-                continue
-            assignment, lane = found
-            if not assignment.dropped and isinstance(
-                journey.arrive(lane, record, assignment), Usurped
-            ):
-                self._give_up(assignment, "a newer owner has written to its tiers")
-        for topic, count in Counter(record.topic for record in records).items():
-            self._telemetry.consumed(topic, count)
+        if self.intake.holds_back:
+            self._pool.wait(POLL_SECONDS_MIN)
+            batches = []
+        else:
+            batches = self._log.poll(POLL_RECORDS_MAX, self._poll_seconds())
+        for batch in batches:
+            self._arrive(batch)
+            self._telemetry.consumed(batch.partition.topic, len(batch.messages))
         moved = self._turn()
         self.watch.look(self.assignments, self._untaken, self._runs.slices)
-        self._quiet_turns = 0 if records or moved else self._quiet_turns + 1
+        self._quiet_turns = 0 if batches or moved else self._quiet_turns + 1
+
+    def _arrive(self, batch: Batch) -> None:
+        found = self._lanes.get(batch.partition)
+        if found is None:
+            return  # Polled after a revoke: not ours to judge.
+        assignment, lane = found
+        if lane.read is not None:
+            lane.arrive_all(batch.messages)
+            return
+        for message in batch.messages:
+            record = record_of(message)
+            if record.offset < lane.watermark.next_offset:
+                continue  # Fetched twice, around a pause.
+            if isinstance(journey.arrive(lane, record, assignment), Usurped):
+                self._give_up(assignment, "a newer owner has written to its tiers")
+                return
 
     def _turn(self) -> bool:
         """Everything of a step but consuming. Returns whether anything happened."""
@@ -192,7 +204,7 @@ class Worker:
         self._admit()
         self._runs.police()
         self._settlement.flush()
-        self._regulate()
+        self.intake.regulate(self._lanes)
         now = self._clock.monotonic()
         waits = any(self._settlement.waits_for_commit(each) for each in self.assignments)
         if now >= self._commit_at or (waits and now >= self._refused_until):
@@ -232,23 +244,6 @@ class Worker:
             # The pool is short: let another partition be first the next time.
             first = next(iter(self._assignments))
             self._assignments[first] = self._assignments.pop(first)
-
-    # Regulate: full lanes pause their partitions.
-
-    def _regulate(self) -> None:
-        pause, resume = [], []
-        for partition, (assignment, lane) in self._lanes.items():
-            if partition in assignment.paused:
-                if lane.resumable and (lane.tier > 0 or not _crowded(assignment, full=False)):
-                    assignment.paused.remove(partition)
-                    resume.append(partition)
-            elif lane.full or (lane.tier == 0 and _crowded(assignment, full=True)):
-                assignment.paused.add(partition)
-                pause.append(partition)
-        if pause:
-            self._log.pause(pause)
-        if resume:
-            self._log.resume(resume)
 
     # Commit: only what the watermarks allow.
 
@@ -348,6 +343,7 @@ class Worker:
             gone += assignment.partitions
             for each in assignment.partitions:
                 del self._lanes[each]
+            self.intake.forget(assignment.partitions)
             self._runs.cancel(assignment)
             self._settlement.forget(assignment)
         if gone:
@@ -388,11 +384,3 @@ class Worker:
             )
         starts = {p: a.committed[p] for a in taken for p in a.partitions}
         self._log.assign(starts)
-
-
-def _crowded(assignment: Assignment, *, full: bool) -> bool:
-    """Whether main must pause (`full`), or stay paused, for what waits behind it."""
-    letters = assignment.letters
-    if letters is not None and letters.full:
-        return True
-    return assignment.fence.full if full else not assignment.fence.resumable

@@ -44,6 +44,11 @@ class ManualPool:
         """How many more slices can start at once."""
         return self._slots - self._unfinished
 
+    @property
+    def free_async(self) -> int:
+        """The same: they share the slots."""
+        return self.free
+
     def run_next(self, position: int = 0) -> bool:
         """Do a waiting piece of work, the oldest unless told otherwise. False: none waits."""
         if not self.pending:
@@ -96,7 +101,7 @@ class ManualPool:
         elif not self.run_next():
             self._clock.advance(timeout_seconds)
 
-    def replace(self) -> None:
+    def replace(self, work: Slice) -> None:  # noqa: ARG002 - all slots are alike.
         """Count a thread started for one that an abandoned slice holds."""
         self._unfinished -= 1
         self.replaced += 1

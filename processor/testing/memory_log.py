@@ -8,7 +8,7 @@ from typing import Any
 
 from processor.engine.ports import Committed, Delivery, Rebalance
 from processor.errors import BrokerUnavailable, ProcessorError
-from processor.model import Outgoing, Partition, Record
+from processor.model import Batch, Headers, Message, Outgoing, Partition, Record
 from processor.testing.memory_broker import Broker, Member
 
 
@@ -29,6 +29,44 @@ def _lands(_: Outgoing) -> Fate:
 
 def _nothing(_: Any) -> None:
     """Let the call through."""
+
+
+class MemoryMessage:
+    """A record as a client would give it (`processor.model.Message`)."""
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+
+    def __len__(self) -> int:
+        return len(self._record.value or b"")
+
+    def topic(self) -> str:
+        """The topic's name."""
+        return self._record.topic
+
+    def partition(self) -> int:
+        """The partition's number."""
+        return self._record.partition
+
+    def offset(self) -> int:
+        """Its place on the partition."""
+        return self._record.offset
+
+    def key(self) -> bytes | None:
+        """The key's bytes."""
+        return self._record.key
+
+    def value(self) -> bytes | None:
+        """The value's bytes."""
+        return self._record.value
+
+    def headers(self) -> Headers | None:
+        """The headers, or None as a client gives it for none."""
+        return self._record.headers or None
+
+    def timestamp(self) -> tuple[int, int]:
+        """The time of its creation."""
+        return 1, self._record.timestamp_ms
 
 
 class MemoryLog:
@@ -72,8 +110,16 @@ class MemoryLog:
         self._rebalance = rebalance
         self.member = self._group.join(topics)
 
-    def poll(self, records_max: int, timeout_seconds: float) -> list[Record]:
+    def poll(self, records_max: int, timeout_seconds: float) -> list[Batch]:
         """Tell of ownership, then give what there is."""
+        batches: dict[Partition, list[Message]] = {}
+        for record in self.fetched(records_max, timeout_seconds):
+            partition = Partition(record.topic, record.partition)
+            batches.setdefault(partition, []).append(MemoryMessage(record))
+        return [Batch(*each) for each in batches.items()]
+
+    def fetched(self, records_max: int, timeout_seconds: float) -> list[Record]:
+        """The records of one `poll`, after its rebalance callbacks."""
         self._tell()
         records: list[Record] = []
         for partition in list(self._positions):

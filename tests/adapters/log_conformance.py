@@ -10,7 +10,7 @@ import pytest
 
 from processor.contracts.partitioner import partition_of
 from processor.engine.ports import CommitRefused, Committed, Log
-from processor.model import Headers, Outgoing, Partition, Record
+from processor.model import Headers, Outgoing, Partition, Record, record_of
 from processor.testing import MemoryLog
 
 PATIENCE_SECONDS = 30.0
@@ -85,13 +85,19 @@ class Member:
         return [each.offset for each in self.records if each[:2] == partition]
 
 
+def polled(log: Log, records_max: int) -> list[Record]:
+    """The records of one poll."""
+    batches = log.poll(records_max, 0.05)
+    return [record_of(message) for batch in batches for message in batch.messages]
+
+
 def until(members: Sequence[Member], condition: Callable[[], bool], *, what: str) -> None:
     """Poll until it is so."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not condition():
         assert time.monotonic() < deadline, f"{what}; told: {[each.told for each in members]}"
         for member in members:
-            member.records += member.log.poll(100, 0.05)
+            member.records += polled(member.log, 100)
             member.log.deliveries()
 
 
@@ -100,7 +106,7 @@ def polls(members: Sequence[Member], *, seconds: float = 0.5) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         for member in members:
-            member.records += member.log.poll(100, 0.05)
+            member.records += polled(member.log, 100)
 
 
 def owns_all(member: Member) -> Callable[[], bool]:
@@ -180,7 +186,7 @@ def no_more_records_are_given_than_asked_for(cluster: Cluster) -> None:
     batches: list[int] = []
 
     def more() -> bool:
-        records = member.log.poll(3, 0.05)
+        records = polled(member.log, 3)
         batches.append(len(records))
         member.records += records
         return len(member.records) >= 10

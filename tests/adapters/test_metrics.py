@@ -18,6 +18,7 @@ EXERCISES = {
     "waited": ("copy", 0.3),
     "in_flight": ("copy", 4),
     "lane_records": ("copy", 9),
+    "lane_bytes": ("copy", 9000),
     "partitions_owned": ("copy", 6),
     "partitions_paused": ("copy", 1),
     "parked": ("copy", {"records": 3, "keys": 2, "oldest_seconds": 9.5}),

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from processor.core.lane import Entry, Lane, Ordering
+from processor.core.lane import RECORD_BYTES, Entry, Lane, Ordering
 from processor.model import Hop, Position, Record
 
 
@@ -370,12 +370,17 @@ def test_oldest_is_the_job_of_the_first_unsettled_record():
     assert seen == [300, 300, 200, None]
 
 
-def test_ages_of_settled_records_are_forgotten_also_where_nobody_asks():
+def test_bytes_are_counted_until_the_watermark_has_passed_their_record():
     lane = Lane(tier=1, ordering=Ordering.KEY, start=0, records_max=10)
-
-    for offset in range(1000):
+    for offset in range(2):
         hop = Hop(Position("t", 0, offset), offset)
-        lane.arrive(Record("t.retry.1", 0, offset, None, b"", [], 0), hop)
-        lane.settle(lane.take(now=0.0, count_max=1)[0])
+        lane.arrive(Record("t.retry.1", 0, offset, None, b"x" * 1000, [], 0), hop)
+    first, second = (lane.take(now=0.0, count_max=1)[0] for _ in range(2))
+    both = lane.bytes
 
-    assert len(lane._ages) < 50
+    lane.settle(second)
+    behind_the_first = lane.bytes
+    lane.settle(first)
+
+    assert both == behind_the_first == 2 * (1000 + RECORD_BYTES)
+    assert lane.bytes == 0

@@ -225,7 +225,6 @@ class Bench:
                 objects=None,  # type: ignore[arg-type] - no job here opens one.
                 clock=self.clock,
                 timeout_seconds=timeout_seconds,
-                await_result=lambda coroutine, _: coroutine,
                 bind_log=lambda entry, job, attempt: self.logger,
             ),
         )

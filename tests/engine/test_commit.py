@@ -146,16 +146,16 @@ def test_paused_partition_reads_nothing_until_it_is_resumed(bench: Bench):
 class Stray(MemoryLog):
     """Gives a record of a partition that was given up while it was being fetched."""
 
-    def poll(self, records_max: int, timeout_seconds: float) -> list[Record]:
+    def fetched(self, records_max: int, timeout_seconds: float) -> list[Record]:
         stray = Record("t", 9, 0, b"k", b"7", [], 0)
-        return [stray, *super().poll(records_max, timeout_seconds)]
+        return [stray, *super().fetched(records_max, timeout_seconds)]
 
 
 class Twice(MemoryLog):
     """Fetches again what it gave already, as a client does around a pause."""
 
-    def poll(self, records_max: int, timeout_seconds: float) -> list[Record]:
-        records = super().poll(records_max, timeout_seconds)
+    def fetched(self, records_max: int, timeout_seconds: float) -> list[Record]:
+        records = super().fetched(records_max, timeout_seconds)
         return [*records, *records]
 
 

@@ -139,7 +139,7 @@ def test_slice_asked_to_stop_writes_nothing_of_a_job_that_comes_twice(bench: Ben
 
     def away(call: str) -> None:
         if call == "record":
-            work.stop.set()  # type: ignore[union-attr]
+            work.stop = True  # type: ignore[union-attr]
             raise SinkUnavailable("the ledger is away")
 
     bench.ledger.before = away

@@ -189,7 +189,7 @@ class Threaded:
     def __init__(self, bench: Bench) -> None:
         self.started, self.revoking = threading.Event(), threading.Event()
         bench.script[1] = [lambda _: (self.started.set(), self.revoking.wait(10))]
-        self.member = bench.member(pool_of=lambda runner: ThreadPool(runner.run, threads=1))
+        self.member = bench.member(pool_of=lambda runner: ThreadPool(runner, threads=1))
         self.member.telemetry.on_revoke = self.revoking.set
 
     def go_until_job_1_runs(self) -> None:

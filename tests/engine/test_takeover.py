@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from processor.contracts import headers
@@ -111,7 +109,7 @@ def test_newer_owner_s_writing_gives_the_partition_up(bench: Bench, kind: str):
     written, value = headers.write_marker(7), None
     if kind == "copy":
         value = b"1"
-        written = headers.write_hop([], replace(bench.hops(TIER_1)[0], epoch=7, copy="7-1"))
+        written = headers.write_hop([], bench.hops(TIER_1)[0]._replace(epoch=7, copy="7-1"))
 
     def refuse(_: object) -> None:
         raise CommitRefused("not a member")

@@ -22,21 +22,31 @@ def keys_keep_their_order(world: World) -> list[str]:
     Under the policy `continue` a key goes on without its dead: each replay is in order by itself.
     """
     by_key: dict[str, list[int]] = defaultdict(list)
+    dead = _letters(world)
     for effect in world.store.written:
         n = effect.result["n"]
         key = world.told.submitted[n]
         if key is not None:
-            by_key[key if world.hold else f"{key}, replay {effect.replay}"].append(n)
+            name = key if world.hold else f"{key}, replay {effect.replay}"
+            if world.ledgerless and n in by_key[name]:
+                continue  # It promises no more than the order of first effects,
+            if world.ledgerless and n in dead:
+                continue  # and an owner that was expelled may still run what is dead by now.
+            by_key[name].append(n)
     return [f"key {key}: {seq}" for key, seq in by_key.items() if seq != sorted(seq)]
 
 
 def effects_happen_once(world: World) -> list[str]:
-    """No job takes effect twice."""
+    """No job takes effect twice, where a ledger remembers it."""
+    if world.ledgerless:
+        return []
     return [f"job {o} took effect {n} times" for o, n in Counter(_effects(world)).items() if n > 1]
 
 
 def no_letter_is_false(world: World) -> list[str]:
     """No job that took effect has a dead letter, unless a later replay revived it."""
+    if world.ledgerless:
+        return []
     effects = {effect.result["n"]: effect.replay for effect in world.store.written}
     return [
         f"job {n} took effect and is dead"

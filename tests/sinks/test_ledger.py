@@ -503,8 +503,8 @@ def held(n: int, key: bytes = b"k") -> HeldJob:
 def test_newer_replay_replaces_a_death_and_an_older_one_does_not(ledger: Ledger):
     ledger.dying(OWNER, [replace(death(1), replay=2)])
 
-    older = ledger.record(OWNER, [replace(effect(1), replay=2)])
-    newer = ledger.record(OWNER, [replace(effect(1), replay=3)])
+    older = ledger.record(OWNER, [effect(1)._replace(replay=2)])
+    newer = ledger.record(OWNER, [effect(1)._replace(replay=3)])
 
     assert (older, newer) == (set(), {"job:job-1"})
     assert ledger.lookup(["job:job-1"])["job:job-1"].replay == 3
@@ -513,7 +513,7 @@ def test_newer_replay_replaces_a_death_and_an_older_one_does_not(ledger: Ledger)
 def test_effect_beats_every_replay(ledger: Ledger):
     ledger.record(OWNER, [effect(1)])
 
-    new = ledger.record(OWNER, [replace(effect(1), replay=3)])
+    new = ledger.record(OWNER, [effect(1)._replace(replay=3)])
     done = ledger.dying(OWNER, [replace(closing(1), replay=4)])
 
     assert new == set()
@@ -646,7 +646,7 @@ def test_purged_job_is_held_no_more_and_no_replay_runs_it(operated: SqlLedger):
     assert [state_of(operated, f"job:job-{n}") for n in (1, 2, 3)] == [
         ("job-1", "purged"), ("job-2", "purged"), ("job-3", "done"),
     ]  # fmt: skip
-    assert operated.record(OWNER, [replace(effect(2), replay=99)]) == set()
+    assert operated.record(OWNER, [effect(2)._replace(replay=99)]) == set()
     assert operated.end_replay(OWNER, b"k", 1)
 
 
@@ -690,7 +690,7 @@ def test_older_owner_keeps_no_checkpoint(ledger: Ledger):
 
 
 def test_payload_s_hash_is_kept(ledger: Ledger):
-    ledger.record(OWNER, [replace(effect(1), payload_hash="abc")])
+    ledger.record(OWNER, [effect(1)._replace(payload_hash="abc")])
 
     assert ledger.lookup(["job:job-1"])["job:job-1"].payload_hash == "abc"
 
@@ -731,8 +731,8 @@ def test_row_of_another_topic_of_a_dead_or_running_job_or_of_a_replay_stays(
     aging: tuple[Any, list[float]],
 ):
     ledger, _ = aging
-    ledger.record(OWNER, [effect(1), replace(effect(2), replay=7)])
-    ledger.record(OWNER, [replace(effect(3), origin=Position("u", 3, 3))])
+    ledger.record(OWNER, [effect(1), effect(2)._replace(replay=7)])
+    ledger.record(OWNER, [effect(3)._replace(origin=Position("u", 3, 3))])
     ledger.dying(OWNER, [death(4), death(5)])
     ledger.dead(OWNER, ["job:job-4"])
     ledger.checkpoint(OWNER, checkpoint(6))

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ EFFECT = Effect(
 def exercise_sink(objects: ObjectStore, base_uri: str) -> None:
     """What the sink must do on every store."""
     sink = ObjectSink(objects, base_uri)
-    odd = replace(EFFECT, job_id="../../etc/passwd: a?b#c%2F~ü", result=None, key=None)
+    odd = EFFECT._replace(job_id="../../etc/passwd: a?b#c%2F~ü", result=None, key=None)
 
     assert sink.write([]) == []
     uris = sink.write([EFFECT, odd])
@@ -48,7 +47,7 @@ def exercise_sink(objects: ObjectStore, base_uri: str) -> None:
     assert uris[1].startswith(f"{base_uri}/object.copy/")
     assert json.loads(read(objects, uris[1]))["job_id"] == odd.job_id
 
-    again = sink.write([replace(EFFECT, attempt=2, result={"size": 4}), odd])
+    again = sink.write([EFFECT._replace(attempt=2, result={"size": 4}), odd])
 
     assert again == uris
     assert json.loads(read(objects, uris[0]))["result"] == {"size": 3, "copied": True}
@@ -88,7 +87,7 @@ def test_result_that_is_not_json_is_permanent_and_nothing_is_written(result: Any
 
     with pytest.raises(PermanentError, match="job 0199-1 is not JSON"):
         ObjectSink(objects, "mem://results").write(
-            [replace(EFFECT, job_id="other"), replace(EFFECT, result=result)]
+            [EFFECT._replace(job_id="other"), EFFECT._replace(result=result)]
         )
 
     assert objects.objects == {}

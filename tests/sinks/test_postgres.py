@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -379,7 +378,7 @@ def test_columns_follow_the_schema():
 
 
 def test_key_with_a_nul_is_kept(ledger: PostgresLedger):
-    ledger.record(OWNER, [replace(effect(1), key="a\0b")])
+    ledger.record(OWNER, [effect(1)._replace(key="a\0b")])
 
     assert set(ledger.lookup(["job:job-1"])) == {"job:job-1"}
 

@@ -6,7 +6,6 @@ import io
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -85,7 +84,7 @@ class OnS3:
     def rows(self, job_ids: Sequence[str]) -> list[Any]:
         found: list[Any] = []
         for job_id in job_ids:
-            uri = self.sink.uri(replace(effect(0), job_id=job_id))
+            uri = self.sink.uri(effect(0)._replace(job_id=job_id))
             if self.objects.stat(uri) is not None:
                 result = json.loads(read(self.objects, uri))["result"]
                 found += [row["n"] for row in (result if isinstance(result, list) else [result])]

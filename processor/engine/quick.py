@@ -1,0 +1,199 @@
+"""Run a stretch: many jobs one after the other, of which nothing is kept but that they succeeded.
+
+It does for the plain job what run.py does for every job, in as few steps as can be: decode, call
+the handler, note the time. It stops where a job is not plain, and run.py goes on from there. Plain
+is a job whose handler asks for its payload alone and whose result goes nowhere, and whose headers
+ask for nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from processor.contracts import headers
+from processor.core.lane import Entry
+from processor.engine.call import Abandoned, told_failure
+from processor.engine.job import JobSpec
+from processor.engine.ports import Clock
+from processor.engine.slices import Done, Failed, Outcome, Report, Running, Slice
+from processor.errors import ContractError, OutageError
+from processor.model import Message
+
+PREFIX_BYTES = 5  # Of a value: it names the schema.
+KINDS_MAX = 1000
+FLUSH_SECONDS = 0.1
+
+Outcomes = list[tuple[Entry, Outcome]]
+
+
+class Reading(Protocol):
+    """How values with one prefix are read."""
+
+    @property
+    def job_type(self) -> str:
+        """The job type that the schema names."""
+
+    @property
+    def read(self) -> Callable[[bytes], Any]:
+        """Value to payload. Raises ContractError."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What the plain jobs whose values have one prefix need."""
+
+    spec: JobSpec
+    prefix: bytes
+    read: Callable[[bytes], Any]
+    call: Callable[[Any], Any]
+    job_type: bytes
+    timeout_seconds: float
+
+
+class Quick:
+    """Runs stretches on whatever thread calls it."""
+
+    def __init__(
+        self,
+        *,
+        jobs: Mapping[str, JobSpec],
+        reading: Callable[[bytes | None], Reading],
+        clock: Clock,
+        timeout_seconds: float,
+        bind_log: Callable[..., Any],
+    ) -> None:
+        self._jobs = jobs
+        self._reading = reading
+        self._clock = clock
+        self._timeout_seconds = timeout_seconds
+        self._bind_log = bind_log
+        self._kinds: dict[bytes, _Kind] = {}
+
+    def run(self, work: Slice, outcomes: Outcomes, report: Callable[[Report], None]) -> int:
+        """Run plain jobs from the first on. Returns how many records it has come past.
+
+        What succeeded is in `work.ran` or was reported; what failed is added to `outcomes`. Raises
+        Abandoned.
+        """
+        assert work.stretch is not None
+        at, count = 0, len(work.stretch)
+        while at < count and not work.stop:
+            kind = self._kind(work.stretch.messages[at].value())
+            began = at
+            if kind is not None:
+                at = self._run_kind(work, kind, at, outcomes, report)
+            if at == began:
+                break
+        work.running = None
+        return at
+
+    def _run_kind(
+        self,
+        work: Slice,
+        kind: _Kind,
+        at: int,
+        outcomes: Outcomes,
+        report: Callable[[Report], None],
+    ) -> int:
+        """Run plain jobs of one kind; returns where it stopped. Every step here counts."""
+        assert work.stretch is not None
+        monotonic, says_only = self._clock.monotonic, headers.says_only_its_type
+        read, call, timeout, failed = kind.read, kind.call, kind.timeout_seconds, work.failed
+        now = monotonic()
+        flush_at = now + FLUSH_SECONDS
+        work.running = running = Running(-1, None, now, now + timeout)
+        done = _begin(work, kind)
+        ended, took = done.offsets.append, done.seconds.append
+        rest = zip(work.stretch.offsets[at:], work.stretch.messages[at:], strict=True)
+        for offset, message in rest:
+            value, written = message.value(), message.headers()
+            if work.stop or value is None or value[:PREFIX_BYTES] != kind.prefix:
+                return at
+            if written and not says_only(written, kind.job_type):
+                return at
+            if failed and message.key() in failed:
+                at += 1
+                continue
+            try:
+                payload = read(value)
+            except ContractError:
+                return at
+            running.started = now
+            running.timeout_at = now + timeout
+            running.offset = offset
+            failure: BaseException | None = None
+            try:
+                result = call(payload)
+                if result is not None:
+                    json.dumps(result, allow_nan=False)
+            except BaseException as fault:  # noqa: BLE001 - it is user code.
+                failure = fault
+            running.offset = -1
+            if work.abandoned:
+                raise Abandoned
+            before, now = now, monotonic()
+            at += 1
+            if failure is not None:
+                self._fail(work, message, kind, failure, now - before, outcomes)
+                if not work.passes_failures:
+                    work.stop = True
+                continue
+            ended(offset)
+            took(now - before)
+            if now >= flush_at:
+                report(Report(work, tuple(outcomes), finished=False, done=work.ran))
+                outcomes.clear()
+                work.ran, flush_at = [], now + FLUSH_SECONDS
+                done = _begin(work, kind)
+                ended, took = done.offsets.append, done.seconds.append
+        return at
+
+    def _fail(
+        self,
+        work: Slice,
+        message: Message,
+        kind: _Kind,
+        fault: BaseException,
+        seconds: float,
+        outcomes: Outcomes,
+    ) -> None:
+        """Note a failed run: the rest of its key waits."""
+        entry = work.lane.entry_of(message)
+        entry.job = job = headers.job_of(entry.record, entry.hop.origin)
+        failure = told_failure(fault, kind.spec, lambda: self._bind_log(entry, job, 1))
+        outcomes.append((entry, Failed(failure, seconds)))
+        if entry.record.key is not None:
+            work.failed.add(entry.record.key)
+
+    def _kind(self, value: bytes | None) -> _Kind | None:
+        """What a value's job needs; None: run.py tells what is wrong with it, or not plain."""
+        kind = self._kinds.get((value or b"")[:PREFIX_BYTES])
+        if kind is not None or value is None:
+            return kind
+        try:
+            reading = self._reading(value)
+        except (ContractError, OutageError):
+            return None
+        spec = self._jobs.get(reading.job_type)
+        if spec is None or spec.simple is None or spec.sinks:
+            return None
+        kind = _Kind(
+            spec=spec,
+            prefix=value[:PREFIX_BYTES],
+            read=reading.read,
+            call=spec.simple,
+            job_type=spec.job_type.encode(),
+            timeout_seconds=spec.timeout_seconds or self._timeout_seconds,
+        )
+        if len(self._kinds) < KINDS_MAX:
+            self._kinds[kind.prefix] = kind
+        return kind
+
+
+def _begin(work: Slice, kind: _Kind) -> Done:
+    done = Done(kind.spec.job_type, [], [])
+    work.ran.append(done)
+    return done
