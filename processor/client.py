@@ -8,8 +8,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -45,15 +43,24 @@ DELIVERY_SECONDS = 30.0
 PIPELINE_MAX = 10_000  # Jobs of one `submit_many` that await their acknowledgement at once.
 
 
+_MAKING = threading.Lock()  # What is waited on is made once, whoever waits.
+
+
 class Submission:
-    """A job on its way. `result()` waits for the acknowledgement."""
+    """A job on its way. `result()` waits for the acknowledgement.
 
-    __slots__ = ("_future", "asked", "job_id")
+    A lighter `concurrent.futures.Future`: there is one for each job, and hardly any is waited for
+    by itself, so what waiting needs is made by whoever waits.
+    """
 
-    def __init__(self, job_id: str) -> None:
+    __slots__ = ("_answer", "_came", "_topic", "asked", "job_id")
+
+    def __init__(self, job_id: str, topic: str) -> None:
         self.job_id = job_id
         self.asked = False  # Whether somebody waits for the answer, or has had it.
-        self._future: Future[Accepted] = Future()
+        self._topic = topic
+        self._answer: tuple[int, int] | ProcessorError | None = None
+        self._came: threading.Event | None = None
 
     def result(self, timeout: float | None = None) -> Accepted:
         """Wait until the job is on the log; raises what prevented it.
@@ -62,17 +69,27 @@ class Submission:
         idempotency key, and the job still takes effect once.
         """
         self.asked = True
-        try:
-            return self._future.result(timeout)
-        except FutureTimeout:
-            raise TimeoutError(
-                f"job {self.job_id} was not acknowledged within {timeout} s"
-            ) from None
+        if self._answer is None:
+            # Written before `_answer` is read again; `answer` does it in the contrary order.
+            with _MAKING:
+                came = self._came = self._came or threading.Event()
+            if self._answer is None and not came.wait(timeout):
+                raise TimeoutError(f"job {self.job_id} was not acknowledged within {timeout} s")
+        assert self._answer is not None
+        if isinstance(self._answer, ProcessorError):
+            raise self._answer
+        return Accepted(self.job_id, self._topic, *self._answer)
 
     @property
     def done(self) -> bool:
         """Whether the answer has come."""
-        return self._future.done()
+        return self._answer is not None
+
+    def answer(self, answer: tuple[int, int] | ProcessorError) -> None:
+        """Take the answer: partition and offset, or what prevented it (the client's side)."""
+        self._answer = answer
+        if self._came is not None:
+            self._came.set()
 
 
 class Client:
@@ -152,16 +169,14 @@ class Client:
             now=time.time(),
             new_id=new_job_id,
         )
-        submission = Submission(job_id)
+        submission = Submission(job_id, topic.name)
 
         def answered(error: KafkaError | None, message: Message) -> None:
             if error is not None:
-                submission._future.set_exception(self._fault(error, topic.name))
+                submission.answer(self._fault(error, topic.name))
                 self._failed.append(submission)
                 return
-            submission._future.set_result(
-                Accepted(job_id, topic.name, message.partition() or 0, message.offset() or 0)
-            )
+            submission.answer((message.partition() or 0, message.offset() or 0))
 
         while True:
             self._check_alive()
@@ -231,6 +246,8 @@ class Client:
                 "this Client was made before a fork and cannot work after it",
                 hint="make the Client in the child process",
             )
+        if self._producer is not None:
+            return self._producer
         with self._lock:
             if self._producer is None:
                 mine = producer_settings(self.settings.kafka, client_id("client"))

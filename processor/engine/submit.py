@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Protocol
 
 from processor.contracts import headers
@@ -97,7 +98,7 @@ def outgoing(
         job_id=job_id,
         job_type=job.job_type,
         source=source,
-        time=datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds"),
+        time=_time(now),
         idempotency_key=_checked("idempotency key", job.idempotency_key),
         not_before_ms=_milliseconds("not-before", job.not_before),
         deadline_ms=_milliseconds("deadline", job.deadline),
@@ -106,12 +107,23 @@ def outgoing(
     return job_id, Outgoing(topic, None, None if key is None else key.encode(), value, written)
 
 
+def _time(now: float) -> str:
+    """A time as RFC 3339 has it, to the millisecond."""
+    second, milliseconds = divmod(int(now * 1000), 1000)
+    return f"{_second(second)}.{milliseconds:03}+00:00"
+
+
+@lru_cache(maxsize=2)
+def _second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
 def _mapping(job: NewJob) -> Mapping[str, Any]:
     payload = job.payload
+    if isinstance(payload, dict | Mapping):  # A dict is found sooner.
+        return payload
     if dataclasses.is_dataclass(payload) and not isinstance(payload, type):
         return dataclasses.asdict(payload)
-    if isinstance(payload, Mapping):
-        return payload
     raise UsageError(
         f"the payload of `{job.job_type}` is a {type(payload).__name__}",
         hint="give a mapping or a dataclass instance",
