@@ -228,11 +228,11 @@ class Lane:
 
     def _take_fresh(self, count_max: int) -> Stretch:
         taken = self._fresh.popleft()
+        while self._fresh and len(taken) < count_max:
+            taken = taken.joined(self._fresh.popleft())
         if len(taken) > count_max:
             taken, rest = taken.split(count_max)
             self._fresh.appendleft(rest)
-        while self._fresh and len(taken) + len(self._fresh[0]) <= count_max:
-            taken = taken.joined(self._fresh.popleft())
         self._busy.add(None if self.ordering is Ordering.PARTITION else WHOLE)
         self.waiting -= len(taken)
         return taken

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from processor.engine.call import Caller
 from processor.engine.context import JobContext
 from processor.engine.job import JobSpec
 from processor.engine.ports import Sink, TransactionalSink
+from processor.engine.quick import Quick
 from processor.engine.replay import in_order, letter_of, replay_end, replayed
 from processor.engine.run import Runner
 from processor.engine.takeover import Rules, Takeover
@@ -155,6 +157,7 @@ class Bench:
     )
     decode_faults: list[BaseException] = field(default_factory=list)
     sinks: tuple[Any, ...] | None = None  # Instead of `sink`.
+    is_async: bool = False  # The handler is a coroutine.
 
     def __post_init__(self) -> None:
         names = ("t", "t.retry.1", "t.retry.2", "t.dlt", "t.status")
@@ -212,6 +215,7 @@ class Bench:
                 publish_status=publish_status,
                 fence=fence,
                 hold=hold,
+                is_async=self.is_async,
             )
         }
         runner = Runner(
@@ -223,6 +227,13 @@ class Bench:
             caller=Caller(
                 ledger=self.ledger,
                 objects=None,  # type: ignore[arg-type] - no job here opens one.
+                clock=self.clock,
+                timeout_seconds=timeout_seconds,
+                bind_log=lambda entry, job, attempt: self.logger,
+            ),
+            quick=Quick(
+                jobs=self._jobs(),
+                reading=self._reading,
                 clock=self.clock,
                 timeout_seconds=timeout_seconds,
                 bind_log=lambda entry, job, attempt: self.logger,
@@ -318,12 +329,13 @@ class Bench:
         spec = JobSpec(
             job_type="count",
             topic="t",
-            call=self._handle,
+            call=self._handle_async if self.is_async else self._handle,
             convert=lambda payload: payload,
-            is_async=False,
+            is_async=self.is_async,
             timeout_seconds=None,
             permanent=(ZeroDivisionError,),
             sinks=(self.sink,) if self.sinks is None else self.sinks,
+            simple=None if self.is_async else lambda n: self._handle(n, None),
         )
         return {"count": spec}
 
@@ -335,9 +347,28 @@ class Bench:
         except ValueError:
             raise ContractError("the value is no job") from None
 
-    def _handle(self, n: int, context: JobContext) -> dict[str, int]:
+    def _reading(self, value: bytes | None) -> Any:
+        job_type, _ = self._decode(value)
+
+        def read(value: bytes) -> Any:
+            return self._decode(value)[1]
+
+        return SimpleNamespace(job_type=job_type, read=read)
+
+    async def _handle_async(self, n: int, context: JobContext) -> dict[str, int]:
         self.runs.append(n)
-        self.attempts.append((n, context.attempt))
+        for step in self.script.pop(n, []):
+            if isinstance(step, BaseException):
+                raise step
+            awaited = step(context)
+            if awaited is not None:
+                await awaited  # type: ignore[misc]
+        return {"n": n}
+
+    def _handle(self, n: int, context: Any) -> dict[str, int]:
+        self.runs.append(n)
+        if context is not None:
+            self.attempts.append((n, context.attempt))
         if self.script.get(n):
             step = self.script[n].pop(0)
             if isinstance(step, BaseException):

@@ -1,0 +1,154 @@
+"""Jobs of which nothing is kept are run in stretches: many as one slice, whatever their keys."""
+
+from __future__ import annotations
+
+import pytest
+
+from processor.core.lane import Ordering
+from processor.errors import Reject
+from processor.sinks.no_ledger import NoLedger
+from tests.engine.bench import LETTERS, MAIN, TIER_1, Bench
+
+NEVER = Reject("never")
+
+
+@pytest.fixture
+def bench() -> Bench:
+    """Its jobs leave nothing behind but what their handler did."""
+    return Bench(NoLedger(), None, list, sinks=())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("ordering", list(Ordering))
+def test_quick_jobs_of_many_keys_are_one_slice(bench: Bench, ordering: Ordering):
+    for n in range(5):
+        bench.submit(n, f"k{n % 3}")
+    member = bench.member(ordering=ordering)
+    member.worker.step()
+    member.worker.step()
+
+    slices = len(member.pool.pending)
+    member.go()
+
+    assert slices == 1
+    assert bench.runs == [0, 1, 2, 3, 4]
+    assert bench.committed() == 5
+    assert member.telemetry.outcomes == {"done": 5}
+
+
+def test_slow_jobs_of_many_keys_run_side_by_side(bench: Bench):
+    for n in range(4):
+        bench.submit(n, f"k{n}")
+        bench.script[n] = [lambda _: bench.clock.advance(1.0)]
+    member = bench.member(ordering=Ordering.KEY, slots=4)
+    member.go()
+    for n in range(4, 8):
+        bench.submit(n, f"k{n}")
+    member.worker.step()
+
+    assert bench.runs == [0, 1, 2, 3]
+    assert len(member.pool.pending) == 4
+
+
+@pytest.mark.parametrize("ordering", [Ordering.PARTITION, Ordering.KEY])
+def test_job_that_fails_lets_others_pass_and_holds_its_key(bench: Bench, ordering: Ordering):
+    for n, key in enumerate(["a", "b", "a", "b", "a"]):
+        bench.submit(n, key)
+    bench.fail(0)
+    member = bench.member(ordering=ordering)
+    member.go()
+
+    before_the_retry = list(bench.runs)
+    parked = bench.numbers(TIER_1)
+    bench.clock.advance(10.0)
+    member.go()
+
+    assert before_the_retry == [0, 1, 3]
+    assert parked == [0, 2, 4]
+    assert bench.runs == [0, 1, 3, 0, 2, 4]
+    assert bench.left(MAIN) == bench.left(TIER_1) == 0
+
+
+def test_two_jobs_of_one_stretch_may_die(bench: Bench):
+    for n, key in enumerate(["a", "b", "c"]):
+        bench.submit(n, key)
+    bench.fail(0, fault=NEVER)
+    bench.fail(2, fault=NEVER)
+    member = bench.member()
+    member.go(20)
+
+    assert bench.runs == [0, 1, 2]
+    assert bench.numbers(LETTERS) == [0, 2]
+    assert bench.committed() == 3
+
+
+def test_job_that_asks_for_a_later_start_is_found_in_a_stretch(bench: Bench):
+    later = int((bench.clock.now() + 60.0) * 1000)
+    bench.submit(0, "a")
+    bench.submit(1, "b", not_before=later)
+    bench.submit(2, "c")
+    member = bench.member()
+    member.go()
+
+    assert bench.runs == [0, 2]
+    assert bench.numbers(TIER_1) == [1]
+
+
+def test_job_of_another_type_than_its_header_says_is_dead_and_the_rest_goes_on(bench: Bench):
+    bench.submit(0, "a")
+    bench.submit(1, "b", ce_type="mail")
+    bench.submit(2, "c")
+    member = bench.member()
+    member.go(20)
+
+    assert bench.runs == [0, 2]
+    assert bench.numbers(LETTERS) == [1]
+    assert bench.committed() == 3
+
+
+def test_value_that_is_no_job_is_dead_and_the_rest_goes_on(bench: Bench):
+    bench.submit(0, "a")
+    bench.append(b"10000{", "b", written=[])
+    bench.submit(2, "c")
+    member = bench.member()
+    member.go(20)
+
+    assert bench.runs == [0, 2]
+    assert len(bench.copies(LETTERS)) == 1
+    assert bench.committed() == 3
+
+
+def test_what_ran_before_a_job_that_hangs_is_not_run_again(bench: Bench):
+    member = bench.member(timeout_seconds=5.0, timeout_grace_seconds=1.0)
+
+    def hang(_: object) -> None:
+        for _ in range(2):
+            bench.clock.advance(10.0)
+            member.worker.step()  # The loop gives it up while it hangs.
+
+    for n in range(4):
+        bench.submit(n, f"k{n}")
+    bench.script[2] = [hang]
+    member.go(20)
+
+    assert member.pool.replaced == 1
+    assert [bench.runs.count(n) for n in (0, 1, 3)] == [1, 1, 1]
+    assert bench.numbers(TIER_1) == [2]
+    assert [each["job_id"] for each in bench.logger.told("job abandoned: it ignores its timeout")]
+
+
+def test_stretch_that_is_revoked_half_way_is_gone_on_with_by_the_next_owner(bench: Bench):
+    first = bench.member()
+    bench.script[1] = [lambda _: first.worker.revoked([MAIN])]
+    for n in range(4):
+        bench.submit(n, f"k{n}")
+    first.worker.step()
+    first.worker.step()
+    first.pool.run_next()
+    ran_by_the_first = list(bench.runs)
+    first.log.expel()
+
+    bench.member().go()
+
+    assert ran_by_the_first == [0, 1]
+    assert set(bench.runs) == {0, 1, 2, 3}
+    assert bench.committed() == 4
