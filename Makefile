@@ -53,8 +53,12 @@ chaos-effects: $(VENV)/.dev ## The same for effects in PostgreSQL, which is hurt
 	  $(if $(JOBS),--jobs $(JOBS))
 
 .PHONY: bench
-bench: $(VENV)/.dev ## Measure what the ledger costs (JOBS=)
+bench: $(VENV)/.dev ## Measure the engine beside the raw client, about 6 minutes (JOBS=)
 	@$(BIN)/python -m tests.bench $(if $(JOBS),--jobs $(JOBS))
+
+.PHONY: bench-short
+bench-short: $(VENV)/.dev ## The same with few jobs: a smoke test, its figures say nothing
+	@$(BIN)/python -m tests.bench --short
 
 .PHONY: check
 check: lint ## Run the linters, the type checker and the tests: what CI runs

@@ -1,160 +1,109 @@
-"""`python -m tests.bench`: what the ledger costs. The last line on stdout is one JSON object.
+"""`python -m tests.bench`: the engine beside the raw client, in one run on one machine.
 
-One worker runs the same jobs, which are on the topic already, with each kind of ledger in turn;
-beside it plain batched inserts of the same rows. Absolute figures are this machine's at this hour:
-compare within one run alone.
+The last line on stdout is one JSON object with every ratio by name; before it, one JSON line for
+each way. Absolute figures are this machine's at this hour: compare within one run alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import psycopg
 from rich.console import Console
 from rich.table import Table
 
-from processor import Client, NewJob
-from processor.engine.ports import Owner
-from processor.engine.submit import Accepted
-from processor.model import Effect, Position
-from processor.sinks.postgres import PostgresLedger
-from processor.sinks.sql import COLUMNS, done_row
 from processor.stack import Stack
-from tests.acceptance.project import Project
-from tests.chaos import evidence
+from tests.bench import scenarios
+from tests.bench.scenarios import Row
+from tests.bench.site import Site
 
-PARTITIONS = 12
-MODULE = """
-from processor import App
-app = App()
-
-@app.job("bench.count")
-def count(payload: dict) -> dict:
-    return payload
-"""
-
-
-class Bench:
-    """A topic full of jobs, and a worker's way through it."""
-
-    def __init__(self, stack: Stack, folder: Path, jobs: int) -> None:
-        self.stack, self.jobs = stack, jobs
-        self.servers = stack.kafka.bootstrap_servers
-        folder.mkdir()
-        self.project = Project(
-            folder,
-            {"kafka": {"bootstrap.servers": self.servers}, "registry": {"url": stack.registry.url}},
-        )
-        self.project.add_schema("bench.count", [{"name": "n", "type": "long"}])
-        self.topic = self.project.add_topic(
-            "bench", ["bench.count"], partitions=PARTITIONS, status={"publish": False}
-        )
-        self.project.add_module("handlers", MODULE)
-        self.project.provision()
-        with Client(self.project.settings()) as client:
-            new = (NewJob("bench.count", {"n": n}, key=f"k{n % 997}") for n in range(jobs))
-            assert all(isinstance(each, Accepted) for each in client.submit_many(new))
-
-    def worked(self, ledger: str, name: str) -> float:
-        """Jobs a second, from the takeover to the last commit; read from the group's offsets."""
-        self.project.write_settings(worker={"group": name, "commit_interval_seconds": 0.1},
-                                    ledger={"url": ledger})  # fmt: skip
-        worker = self.project.start("work", "handlers:app", "--topic", self.topic)
-        worker.wait_for("partition taken over")
-        began = time.monotonic()
-        while evidence.lag(self.servers, name, [self.topic], PARTITIONS) > 0:
-            time.sleep(0.02)
-        seconds = time.monotonic() - began
-        assert worker.end() == 0
-        return self.jobs / seconds
-
-    def inserted(self, url: str) -> float:
-        """Rows a second of plain inserts: 100 in a statement, each a transaction."""
-        owner = Owner("g", self.topic, 0, 1)
-        rows = [
-            done_row(owner, Effect(f"job-{n}", "bench.count", f"job:job-{n}",
-                                   Position(self.topic, 0, n), 1, f"k{n % 997}", {"n": n}), 0.0)
-            for n in range(self.jobs)
-        ]  # fmt: skip
-        places = "(" + ", ".join(["%s"] * len(rows[0])) + ")"
-        with psycopg.connect(url, autocommit=True) as connection:
-            began = time.monotonic()
-            for start in range(0, len(rows), 100):
-                some = rows[start : start + 100]
-                connection.execute(
-                    f"INSERT INTO processor_ledger ({COLUMNS}) VALUES "
-                    + ", ".join([places] * len(some)),
-                    [value for row in some for value in row],
-                )  # type: ignore[call-overload]
-            return self.jobs / (time.monotonic() - began)
+IDEAL_COROUTINES = 10_000.0  # 200 in flight, 20 ms each.
 
 
 def main() -> int:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--jobs", type=int, default=20_000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--short", action="store_true", help="few jobs, one round: a smoke test")
+    parser.add_argument("--jobs", type=int, help="of the no-op scenarios; others take a share")
+    parser.add_argument("--rounds", type=int)
     options = parser.parse_args()
+    jobs = options.jobs or (4_000 if options.short else 400_000)
+    rounds = options.rounds or (1 if options.short else 3)
     folder = Path(tempfile.mkdtemp(prefix="processor-bench-"))
     stack = Stack(folder / "stack", ["kafka", "registry", "postgres"])
     try:
         stack.start("kafka", "registry", "postgres")
-        bench = Bench(stack, folder / "project", options.jobs)
-        told = measured(bench, stack.postgres.url, options.rounds)
+        rows = run(stack, folder, jobs, rounds)
+        setting = postgres_setting(stack.postgres.url)
     finally:
         stack.stop(kill=True)
-    shown(told)
-    print(json.dumps({"jobs": options.jobs, "rounds": options.rounds, **told}))
+    shown(rows)
+    for row in rows:
+        print(json.dumps(asdict(row)))
+    print(json.dumps({"jobs": jobs, "rounds": rounds, "postgres": setting, **ratios(rows)}))
     return 0
 
 
-def measured(bench: Bench, url: str, rounds: int) -> dict[str, object]:
-    """Every variant in each round, in turn."""
-    PostgresLedger(url).close()
-    found: dict[str, list[float]] = {}
-    ways: dict[str, Callable[[str], float]] = {
-        "no ledger": lambda name: bench.worked("none", name),
-        "SQLite": lambda name: bench.worked(f"sqlite:///.processor/{name}.db", name),
-        "PostgreSQL": lambda name: bench.worked(url, name),
-        "plain inserts": lambda _: bench.inserted(url),
-    }
-    with psycopg.connect(url, autocommit=True) as connection:
-        setting = {
+def run(stack: Stack, folder: Path, jobs: int, rounds: int) -> list[Row]:
+    site = Site(stack, folder / "project")
+    return [
+        *scenarios.no_op(site, jobs, rounds),
+        *scenarios.with_headers(site, jobs // 4, rounds),
+        *scenarios.ledgers(site, jobs // 8, rounds, stack.postgres.url),
+        *scenarios.coroutines(site, jobs // 8, rounds),
+        *scenarios.failing(site, jobs // 2, rounds),
+        *scenarios.submission(site, jobs // 4, rounds),
+    ]
+
+
+def postgres_setting(url: str) -> dict[str, str]:
+    """What makes its commits durable."""
+    with psycopg.connect(url) as connection:
+        return {
             name: connection.execute(f"SHOW {name}").fetchone()[0]  # type: ignore[call-overload, index]
             for name in ("fsync", "synchronous_commit")
         }
-        for number in range(rounds):
-            for place, (name, way) in enumerate(ways.items()):
-                connection.execute("TRUNCATE processor_ledger, processor_owner")
-                rate = way(f"{bench.project.name}-{number}-{place}")
-                found.setdefault(name, []).append(round(rate))
-                print(f"round {number + 1}: {name} {rate:.0f} jobs/s", file=sys.stderr, flush=True)
-    median = {name: statistics.median(rates) for name, rates in found.items()}
-    mine = median["PostgreSQL"]
+
+
+def ratios(rows: list[Row]) -> dict[str, float]:
+    """Every ratio by name."""
+    rate = {(row.scenario, row.way): row.per_second for row in rows}
+
+    def of(scenario: str, way: str, other: str) -> float:
+        return round(rate[scenario, way] / rate[scenario, other], 3)
+
+    ledger, others = "ledger, partition", "other keys' jobs, partition"
     return {
-        "postgres": setting,
-        "jobs_per_second": median,
-        "each_round": found,
-        "postgres_to_none": round(mine / median["no ledger"], 3),
-        "sqlite_to_none": round(median["SQLite"] / median["no ledger"], 3),
-        "postgres_to_plain_inserts": round(mine / median["plain inserts"], 3),
+        **{
+            f"noop_{ordering}_to_raw": of(f"no-op, {ordering}", "processor", "raw loop")
+            for ordering in ("partition", "key", "none")
+        },
+        "headers_to_raw": of("no-op with headers, partition", "processor", "raw loop"),
+        "postgres_to_plain_inserts": of(ledger, "PostgreSQL", "plain inserts"),
+        "sqlite_to_postgres": of(ledger, "SQLite", "PostgreSQL"),
+        "coroutines_to_ideal": round(
+            rate["20 ms coroutine, key", "processor"] / IDEAL_COROUTINES, 3
+        ),
+        "failing_to_none": of(others, "1 % fails", "none fails"),
+        "submit_to_raw": of("submit", "processor", "raw loop"),
     }
 
 
-def shown(told: dict[str, object]) -> None:
-    table = Table("way", "jobs/s (median)", "each round")
-    medians, each = told["jobs_per_second"], told["each_round"]
-    assert isinstance(medians, dict)
-    assert isinstance(each, dict)
-    for name, median in medians.items():
-        table.add_row(name, f"{median:.0f}", ", ".join(f"{rate:.0f}" for rate in each[name]))
-    Console(stderr=True).print(table)
+def shown(rows: list[Row]) -> None:
+    table = Table("scenario", "way", "jobs/s (median)", "CPU µs per job", "each round")
+    for row in rows:
+        table.add_row(
+            row.scenario,
+            row.way,
+            f"{row.per_second:,.0f}",
+            f"{row.cpu_us:.1f}",
+            ", ".join(f"{each:,.0f}" for each in row.rounds),
+        )
+    Console(stderr=True, width=120).print(table)
 
 
 if __name__ == "__main__":

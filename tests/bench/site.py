@@ -1,0 +1,157 @@
+"""A project with a topic full of jobs, and the ways to work through it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fastavro
+from confluent_kafka import Producer
+
+from processor import Client
+from processor.contracts.avro import subject_for
+from processor.stack import Stack
+from tests.acceptance.project import Process, Project
+
+PARTITIONS = 8
+HERE = Path(__file__).parent
+SECONDS_MAX = 300.0
+FIELDS = [
+    {"name": "job_id", "type": "string"},
+    {"name": "type", "type": "string"},
+    {"name": "idem", "type": "string"},
+    {"name": "created", "type": "long"},
+    {"name": "payload", "type": "bytes"},
+]
+
+
+def payload_of(number: int) -> dict[str, Any]:
+    """A job like those that the peers are measured with: 200 bytes and some."""
+    return {
+        "job_id": f"job-{number}",
+        "type": "copy",
+        "idem": f"idem-{number}",
+        "created": number,
+        "payload": b"x" * 200,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one way took."""
+
+    per_second: float
+    cpu_us: float
+
+
+class Site:
+    """A project on a running stack."""
+
+    def __init__(self, stack: Stack, folder: Path) -> None:
+        folder.mkdir()
+        self.servers = stack.kafka.bootstrap_servers
+        self.project = Project(
+            folder,
+            {"kafka": {"bootstrap.servers": self.servers}, "registry": {"url": stack.registry.url},
+             "ledger": {"url": "none"}},
+        )  # fmt: skip
+        self.project.add_schema("bench.copy", FIELDS)
+        for module in ("meter", "handlers"):
+            self.project.add_module(module, (HERE / f"{module}.py").read_text())
+        self.schema_path = folder / "schemas" / "bench.copy.avsc"
+        self.schema = fastavro.parse_schema(json.loads(self.schema_path.read_text()))
+
+    def topic(self, name: str, ordering: str, **more: Any) -> str:
+        """Make a topic, which takes over the job type from the one before."""
+        for path in (self.project.folder / "topics").glob("*.yaml"):
+            path.unlink()
+        topic = self.project.add_topic(
+            name, ["bench.copy"], partitions=PARTITIONS, ordering=ordering,
+            status={"publish": False}, **more,
+        )  # fmt: skip
+        self.project.provision()
+        return topic
+
+    def schema_id(self, topic: str) -> int:
+        """The id that values on a topic begin with."""
+        with Client(self.project.settings()) as client:
+            schema = client.schema_of("bench.copy")
+            return client._registry.id_of(subject_for(topic, "bench.copy"), schema.text)
+
+    def encode(self, number: int, schema_id: int) -> bytes:
+        """Write a job as any Avro producer does."""
+        body = io.BytesIO()
+        body.write(b"\0" + schema_id.to_bytes(4, "big"))
+        fastavro.schemaless_writer(body, self.schema, payload_of(number))
+        return body.getvalue()
+
+    def fill(self, topic: str, jobs: int, keys: int) -> None:
+        """Append jobs without headers, as a producer does that knows nothing of this project."""
+        schema_id = self.schema_id(topic)
+        producer = Producer(
+            {"bootstrap.servers": self.servers, "linger.ms": 20, "compression.type": "lz4",
+             "partitioner": "murmur2_random", "queue.buffering.max.messages": 1_000_000}
+        )  # fmt: skip
+        for number in range(jobs):
+            key = b"k%d" % (number % keys)
+            producer.produce(topic, self.encode(number, schema_id), key=key)
+            if number % 1000 == 0:
+                producer.poll(0)
+        producer.flush()
+
+    def raw(self, topic: str, jobs: int) -> Measured:
+        """Work through a topic with the client alone."""
+        env = self._environment(topic, jobs, {"PYTHONPATH": str(HERE)})
+        process = subprocess.Popen([sys.executable, str(HERE / "raw.py")], env=env)
+        return _measured(process, Path(env["BENCH_OUT"]))
+
+    def worked(
+        self, topic: str, jobs: int, app: str = "plain", *, env: dict[str, str] | None = None,
+        ledger: str = "none", **worker: Any,
+    ) -> Measured:  # fmt: skip
+        """Work through a topic with a worker of a new group."""
+        self.project.write_settings(
+            worker={"group": f"g-{uuid.uuid4().hex[:8]}", **worker}, ledger={"url": ledger}
+        )
+        given = self._environment(topic, jobs, env or {})
+        mine = {name: value for name, value in given.items() if name.startswith("BENCH_")}
+        worker_process: Process = self.project.start(
+            "work", f"handlers:{app}", "--topic", topic, env=mine
+        )
+        told = _measured(worker_process.process, Path(given["BENCH_OUT"]), worker_process.log)
+        assert worker_process.end() == 0, worker_process.log.read_text()[-3000:]
+        return told
+
+    def _environment(self, topic: str, jobs: int, more: dict[str, str]) -> dict[str, str]:
+        return {
+            **os.environ,
+            "BENCH_JOBS": str(jobs),
+            "BENCH_ALL": str(jobs),
+            "BENCH_OUT": str(self.project.folder / f"out-{uuid.uuid4().hex[:8]}"),
+            "BENCH_SERVERS": self.servers,
+            "BENCH_TOPIC": topic,
+            "BENCH_SCHEMA": str(self.schema_path),
+            **more,
+        }
+
+
+def _measured(process: subprocess.Popen[bytes], out: Path, log: Path | None = None) -> Measured:
+    until = time.monotonic() + SECONDS_MAX
+    while not out.exists():
+        gone = process.poll() is not None and not out.exists()
+        if gone or time.monotonic() > until:
+            process.kill()
+            raise AssertionError("it ended early: " + (log.read_text()[-3000:] if log else ""))
+        time.sleep(0.05)
+    told = json.loads(out.read_text())
+    if log is None:
+        process.wait(SECONDS_MAX)
+    return Measured(told["per_second"], told["cpu_us"])
