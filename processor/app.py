@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from processor.engine.job import JobSpec
 from processor.engine.ports import Sink, TransactionalSink
 from processor.errors import ContractError, UsageError
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
+BATCH_MAX = 10_000
 AnySink = Sink | TransactionalSink
 
 
@@ -35,6 +36,8 @@ class App:
         timeout: float | str | None = None,
         permanent: Iterable[type[BaseException]] = (),
         sink: AnySink | Sequence[AnySink] | None = None,
+        batch: int | None = None,
+        linger: float | str | None = None,
     ) -> Callable[[Handler], Handler]:
         """Register a handler: a function or coroutine of `(payload)` or `(payload, ctx)`.
 
@@ -43,23 +46,35 @@ class App:
         goes, one sink or several, in the order of their writes; default: with the ledger's row. A
         generator's values go there as a list. The payload's annotation decides what the handler is
         given: a dataclass (or pydantic model), else the decoded mapping.
+
+        `batch`: the handler is given a list of up to so many payloads (and a list of contexts), in
+        order, and returns None, or a list with a result or an exception for each of them. What it
+        raises fails them all. `linger`: how long a batch waits to become full, seconds or "50ms".
         """
         if job_type in self.jobs:
             raise UsageError(f"job type `{job_type}` has two handlers")
 
         sinks = _sinks(job_type, sink)
+        _check_batch(job_type, batch, linger)
 
         def register(handler: Handler) -> Handler:
+            if batch is not None and _is_async(handler):
+                raise UsageError(
+                    f"the batch handler of `{job_type}` is a coroutine",
+                    hint="define it with `def`; coroutines are run side by side without `batch`",
+                )
             self.jobs[job_type] = JobSpec(
                 job_type=job_type,
                 topic=topic,
                 call=_calling(job_type, handler),
-                convert=_converting(job_type, handler),
+                convert=_converting(job_type, handler, many=batch is not None),
                 is_async=_is_async(handler),
                 timeout_seconds=_seconds(job_type, timeout),
                 permanent=tuple(permanent),
-                simple=_simple(handler),
+                simple=_simple(handler, many=batch is not None),
                 sinks=sinks,
+                batch_max=batch,
+                linger_seconds=_seconds(job_type, linger, "linger") or 0.0,
             )
             return handler
 
@@ -97,10 +112,17 @@ def _takes_many(handler: Callable[..., Any]) -> bool:
     return _positional(handler)[0].kind is inspect.Parameter.VAR_POSITIONAL
 
 
-def _simple(handler: Callable[..., Any]) -> Callable[[Any], Any] | None:
+def _check_batch(job_type: str, batch: int | None, linger: float | str | None) -> None:
+    if batch is not None and (isinstance(batch, bool) or not 1 <= batch <= BATCH_MAX):
+        raise UsageError(f"the batch of `{job_type}` is {batch!r}; 1 to {BATCH_MAX} are allowed")
+    if linger is not None and batch is None:
+        raise UsageError(f"`{job_type}` has a linger and no batch", hint="say batch=… too")
+
+
+def _simple(handler: Callable[..., Any], *, many: bool) -> Callable[[Any], Any] | None:
     """The handler itself, where it can be given the decoded record alone."""
     one = len(_positional(handler)) == 1 and not _takes_many(handler)
-    if one and not _is_async(handler) and _wanted(handler) is None:
+    if one and not _is_async(handler) and _wanted(handler, many=many) is None:
         return _collecting(handler)
     return None
 
@@ -133,21 +155,23 @@ def _sinks(job_type: str, given: AnySink | Sequence[AnySink] | None) -> tuple[An
     return sinks
 
 
-def _wanted(handler: Callable[..., Any]) -> type | None:
+def _wanted(handler: Callable[..., Any], *, many: bool) -> type | None:
     """The class that a handler's first parameter asks for; None: the decoded mapping will do."""
     name = next(iter(inspect.signature(handler).parameters))
     try:
         wanted = get_type_hints(handler).get(name, Any)
     except NameError:
         return None  # An annotation for type checkers only.
+    if many:  # Of `list[Mail]` it is the class of each.
+        wanted = next(iter(get_args(wanted)), Any)
     if wanted in (Any, object) or not isinstance(wanted, type) or issubclass(wanted, Mapping):
         return None
     return wanted
 
 
-def _converting(job_type: str, handler: Callable[..., Any]) -> Callable[[Any], Any]:
+def _converting(job_type: str, handler: Callable[..., Any], *, many: bool) -> Callable[[Any], Any]:
     """Make the step from the decoded mapping to what the handler's first parameter asks for."""
-    wanted = _wanted(handler)
+    wanted = _wanted(handler, many=many)
     if wanted is None:
         return lambda payload: payload
     from pydantic import TypeAdapter, ValidationError
@@ -168,7 +192,7 @@ def _converting(job_type: str, handler: Callable[..., Any]) -> Callable[[Any], A
     return convert
 
 
-def _seconds(job_type: str, timeout: float | str | None) -> float | None:
+def _seconds(job_type: str, timeout: float | str | None, what: str = "timeout") -> float | None:
     if timeout is None:
         return None
     from processor.settings import parse_duration
@@ -176,7 +200,7 @@ def _seconds(job_type: str, timeout: float | str | None) -> float | None:
     try:
         seconds = parse_duration(timeout)
     except ValueError as fault:
-        raise UsageError(f"the timeout {timeout!r} of `{job_type}` {fault}") from None
+        raise UsageError(f"the {what} {timeout!r} of `{job_type}` {fault}") from None
     if seconds <= 0:
-        raise UsageError(f"the timeout of `{job_type}` must be longer than 0")
+        raise UsageError(f"the {what} of `{job_type}` must be longer than 0")
     return seconds

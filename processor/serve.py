@@ -277,6 +277,7 @@ def stall_check(stall: Stall) -> Check:
 
 def rules_of(topic: Topic, jobs: Mapping[str, JobSpec]) -> Rules:
     """Turn a topic's file into how its jobs are run."""
+    mine = [jobs[each] for each in topic.jobs if each in jobs]
     return Rules(
         topic=topic,
         ordering=Ordering(topic.ordering),
@@ -288,7 +289,9 @@ def rules_of(topic: Topic, jobs: Mapping[str, JobSpec]) -> Rules:
         publish_status=topic.status.publish,
         fence=Ordering(topic.fence),
         hold=topic.dead_letter.policy == "hold",
-        is_async=any(jobs[each].is_async for each in topic.jobs if each in jobs),
+        is_async=any(each.is_async for each in mine),
+        batch_max=max((each.batch_max or 1 for each in mine), default=1),
+        linger_seconds=max((each.linger_seconds for each in mine), default=0.0),
     )
 
 

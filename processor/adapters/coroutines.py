@@ -10,7 +10,8 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from queue import SimpleQueue
 from typing import Any, Protocol
 
 from processor.engine.context import JobContext
@@ -63,10 +64,11 @@ class CoroutineThread:
     ) -> None:
         self._runner = runner
         self._jobs_max = jobs_max
-        self._threads = threads
+        self._threads = _StepThreads(threads)
         self._report = report
         self._bug = bug
         self.unfinished = 0
+        self._abandoned: set[Slice] = set()
         self._submitted: deque[Slice] = deque()
         self._woken = False
         self._lock = threading.Lock()
@@ -90,9 +92,16 @@ class CoroutineThread:
                 self._woken = True
                 self._loop.call_soon_threadsafe(self._start_all)
 
+    def abandon(self, work: Slice) -> None:
+        """Give the slot, and the thread, of an abandoned slice to another."""
+        self.unfinished -= 1
+        self._abandoned.add(work)
+        self._threads.add()
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._slots.release)
+
     def _begin(self) -> None:
         self._loop = asyncio.new_event_loop()
-        self._blocking = ThreadPoolExecutor(self._threads, "processor-step")
         self._slots = asyncio.Semaphore(self._jobs_max)
         run = self._loop.run_forever
         threading.Thread(target=run, name="processor-async", daemon=True).start()
@@ -113,18 +122,65 @@ class CoroutineThread:
         blocks = self._runner.blocks(work)
         step: Callable[..., Awaiting | None] = _next
         given: Any = None
-        async with self._slots:
+        await self._slots.acquire()
+        try:
+            while True:
+                if blocks:
+                    awaiting = await self._threads.run(partial(step, steps, given))
+                else:
+                    awaiting = step(steps, given)
+                if awaiting is None:
+                    return
+                step, given = await _awaited(awaiting)
+        except BaseException as bug:  # noqa: BLE001 - the loop ends the worker with it.
+            self._bug(bug)
+        finally:
+            if work not in self._abandoned:
+                self._slots.release()
+            self._abandoned.discard(work)
+
+
+class _StepThreads:
+    """Threads for steps that may block; daemons, since one that hangs must not keep a worker."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._started = 0
+        self._todo: SimpleQueue[tuple[asyncio.Future[Any], Callable[[], Any]]] = SimpleQueue()
+
+    def add(self) -> None:
+        """Allow one more thread, for one that hangs."""
+        self._count += 1
+
+    def run(self, call: Callable[[], Any]) -> asyncio.Future[Any]:
+        """Make a call on a thread (asyncio thread)."""
+        if self._started < self._count:
+            self._started += 1
+            name = f"processor-step-{self._started}"
+            threading.Thread(target=self._serve, name=name, daemon=True).start()
+        future = asyncio.get_running_loop().create_future()
+        self._todo.put((future, call))
+        return future
+
+    def _serve(self) -> None:
+        while True:
+            future, call = self._todo.get()
+            answer: Any = None
+            fault: BaseException | None = None
             try:
-                while True:
-                    if blocks:
-                        awaiting = await _on_thread(self._blocking, step, steps, given)
-                    else:
-                        awaiting = step(steps, given)
-                    if awaiting is None:
-                        return
-                    step, given = await _awaited(awaiting)
-            except BaseException as bug:  # noqa: BLE001 - the loop ends the worker with it.
-                self._bug(bug)
+                answer = call()
+            except BaseException as bug:  # noqa: BLE001 - it is raised where the call was asked for.
+                fault = bug
+            future.get_loop().call_soon_threadsafe(_answer, future, answer, fault)
+
+
+def _answer(future: asyncio.Future[Any], answer: Any, fault: BaseException | None) -> None:
+    if future.cancelled():
+        return
+    if fault is None:
+        future.set_result(answer)
+    else:
+        future.set_exception(fault)
 
 
 async def _awaited(awaiting: Awaiting) -> tuple[Callable[..., Awaiting | None], Any]:
@@ -163,15 +219,6 @@ def _reason(context: JobContext, fault: BaseException) -> BaseException:
     except Exception as reason:  # noqa: BLE001 - it is raised in the slice.
         return reason
     return fault
-
-
-async def _on_thread(
-    threads: ThreadPoolExecutor, step: Callable[..., Any], steps: Any, given: Any
-) -> Awaiting | None:
-    awaiting: Awaiting | None = await asyncio.get_running_loop().run_in_executor(
-        threads, step, steps, given
-    )
-    return awaiting
 
 
 def _next(steps: Generator[Awaiting, Any, None], given: Any) -> Awaiting | None:

@@ -84,7 +84,7 @@ class ThreadPool:
     def replace(self, work: Slice) -> None:
         """Start a thread for the one that an abandoned slice holds."""
         if work.is_async:
-            self._coroutines.unfinished -= 1
+            self._coroutines.abandon(work)
             return
         self._unfinished -= 1
         self._start_thread()

@@ -22,6 +22,7 @@ class Assignment:
 
     __slots__ = (
         "_copies",
+        "batch_max",
         "committed",
         "draining",
         "dropped",
@@ -34,6 +35,7 @@ class Assignment:
         "is_async",
         "lanes",
         "letters",
+        "linger_seconds",
         "partition",
         "paused",
         "policy",
@@ -58,6 +60,8 @@ class Assignment:
         letters: Letters | None = None,
         read: Callable[[Message], tuple[Record, Hop]] | None = None,
         is_async: bool = False,
+        batch_max: int = 1,
+        linger_seconds: float = 0.0,
     ) -> None:
         assert epoch >= 1
         assert len(satellites) == policy.tiers
@@ -69,6 +73,8 @@ class Assignment:
         self.fence_ordering = fence_ordering
         self.holds = Holds()
         self.letters = letters  # Only where no ledger remembers the dead.
+        self.batch_max = batch_max  # So many records are waited for,
+        self.linger_seconds = linger_seconds  # and no longer than this.
         self.is_async = is_async  # Its handlers are coroutines, or some of them are.
         self.ends = dict.fromkeys(satellites, 0)  # One past the last copy known on each.
         self.floors = [

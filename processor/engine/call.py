@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from processor.contracts.claims import ObjectStore
 from processor.core.lane import Entry
+from processor.engine.batch import Ready, results_of
 from processor.engine.context import JobCancelled, JobContext
 from processor.engine.job import JobSpec
 from processor.engine.outcomes import failure_of, key_text
@@ -116,6 +117,37 @@ class Caller:
                 raise Abandoned
         return Called(result, run.transaction)
 
+    def call_batch(self, work: Slice, batch: Sequence[Ready]) -> list[Any]:
+        """Call a batch handler: for each job its result, or the Failure of its run.
+
+        The timeout is the whole batch's. JobCancelled: the handler obeyed, and all come again.
+        """
+        spec = batch[0].spec
+        timeout = spec.timeout_seconds or self._timeout_seconds
+        runs = [
+            _Run(self._ledger, spec, each.entry, work, _no_transaction, timeout) for each in batch
+        ]
+        contexts = [self._context(run, None) for run in runs]
+        started = self._clock.monotonic()
+        offset = batch[0].entry.record.offset
+        work.start(Running(offset, contexts[0], started, started + timeout))
+        results: list[Any]
+        try:
+            returned = spec.call([each.payload for each in batch], contexts)
+            results = list(results_of(returned, len(batch)))
+        except (JobCancelled, OwnershipLost):
+            raise
+        except BaseException as error:  # noqa: BLE001 - it is user code.
+            results = [told_failure(error, spec, lambda: contexts[0].log)] * len(batch)
+        finally:
+            if not work.finish():
+                raise Abandoned
+        for at, result in enumerate(results):
+            if isinstance(result, BaseException):
+                log = contexts[at]
+                results[at] = told_failure(result, spec, lambda log=log: log.log)  # type: ignore[misc]
+        return results
+
     def _context(self, run: _Run, row: LedgerRow | None) -> JobContext:
         entry, spec = run.entry, run.spec
         job, attempt = entry.job, entry.attempt + 1
@@ -141,6 +173,10 @@ def told_failure(error: BaseException, spec: JobSpec, log: Callable[[], Any]) ->
     if not isinstance(error, ProcessorError):
         log().warning("handler failed", exc_info=error)
     return failure_of(error, permanent=isinstance(error, spec.permanent))
+
+
+def _no_transaction() -> bool:
+    raise UsageError("ctx.transaction is not for batch handlers", hint="write with a sink")
 
 
 class _Run:

@@ -9,12 +9,13 @@ ask for nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from processor.contracts import headers
 from processor.core.lane import Entry
+from processor.engine.batch import results_of
 from processor.engine.call import Abandoned, told_failure
 from processor.engine.job import JobSpec
 from processor.engine.ports import Clock
@@ -51,6 +52,7 @@ class _Kind:
     call: Callable[[Any], Any]
     job_type: bytes
     timeout_seconds: float
+    batch_max: int | None
 
 
 class Quick:
@@ -83,7 +85,9 @@ class Quick:
         while at < count and not work.stop:
             kind = self._kind(work.stretch.messages[at].value())
             began = at
-            if kind is not None:
+            if kind is not None and kind.batch_max is not None:
+                at = self._run_batch(work, kind, at, outcomes)
+            elif kind is not None:
                 at = self._run_kind(work, kind, at, outcomes, report)
             if at == began:
                 break
@@ -151,6 +155,57 @@ class Quick:
                 ended, took = done.offsets.append, done.seconds.append
         return at
 
+    def _run_batch(self, work: Slice, kind: _Kind, at: int, outcomes: Outcomes) -> int:
+        """Run the next plain jobs of one kind as one batch; returns where it stopped."""
+        began = self._clock.monotonic()
+        batch, at = self._batch(work, kind, at)
+        if not batch:
+            return at
+        work.running = Running(batch[0][0], None, began, began + kind.timeout_seconds)
+        results: Sequence[Any]
+        try:
+            results = results_of(kind.call([payload for _, _, payload in batch]), len(batch))
+        except BaseException as fault:  # noqa: BLE001 - it is user code.
+            results = [fault] * len(batch)
+        if not work.finish():
+            raise Abandoned
+        seconds = (self._clock.monotonic() - began) / len(batch)
+        done = _begin(work, kind)
+        for (offset, message, _), result in zip(batch, results, strict=True):
+            if work.failed and message.key() in work.failed:
+                continue  # Its turn had not come: it comes again.
+            if isinstance(result, BaseException):
+                self._fail(work, message, kind, result, seconds, outcomes)
+                if not work.passes_failures:
+                    work.stop = True
+                    break
+                continue
+            done.offsets.append(offset)
+            done.seconds.append(seconds)
+        return at
+
+    @staticmethod
+    def _batch(work: Slice, kind: _Kind, at: int) -> tuple[list[tuple[int, Message, Any]], int]:
+        """Decode plain jobs of one kind: (offset, message, payload) of each, and where it ended."""
+        assert work.stretch is not None
+        assert kind.batch_max is not None
+        batch: list[tuple[int, Message, Any]] = []
+        rest = slice(at, at + kind.batch_max)
+        offsets, messages = work.stretch.offsets[rest], work.stretch.messages[rest]
+        for offset, message in zip(offsets, messages, strict=True):
+            value, written = message.value(), message.headers()
+            if value is None or value[:PREFIX_BYTES] != kind.prefix:
+                break
+            if written and not headers.says_only_its_type(written, kind.job_type):
+                break
+            if not (work.failed and message.key() in work.failed):
+                try:
+                    batch.append((offset, message, kind.read(value)))
+                except ContractError:
+                    break
+            at += 1
+        return batch, at
+
     def _fail(
         self,
         work: Slice,
@@ -187,6 +242,7 @@ class Quick:
             call=spec.simple,
             job_type=spec.job_type.encode(),
             timeout_seconds=spec.timeout_seconds or self._timeout_seconds,
+            batch_max=spec.batch_max,
         )
         if len(self._kinds) < KINDS_MAX:
             self._kinds[kind.prefix] = kind

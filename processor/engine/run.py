@@ -16,6 +16,7 @@ from processor.contracts import headers
 from processor.contracts.claims import ClaimStore, claim_from_header
 from processor.core.lane import Entry
 from processor.engine import effects
+from processor.engine.batch import Ready
 from processor.engine.call import Abandoned, Awaiting, Called, Caller
 from processor.engine.context import JobCancelled
 from processor.engine.effects import Unwritten
@@ -62,7 +63,9 @@ class _Progress:
     outcomes: list[tuple[Entry, Outcome]] = field(default_factory=list)
     unwritten: list[Unwritten] = field(default_factory=list)
     since: float = 0.0  # Monotonic seconds: when it began, or reported last.
-    identities: set[str] = field(default_factory=set)  # Of what is unwritten.
+    batch: list[Ready] = field(default_factory=list)  # Decoded, and not run yet.
+    row: LedgerRow | None = None  # Of the job that was prepared last.
+    identities: set[str] = field(default_factory=set)  # Of what is in `batch` or `unwritten`.
     unroll: bool = False  # What is left must be admitted record by record.
 
     def ran(self, one: Unwritten) -> None:
@@ -147,7 +150,16 @@ class Runner:
                 if work.stretch is not None and asks_admission(entry):
                     progress.unroll = True
                     return
-                outcome = yield from self._run_one(entry, known, progress)
+                ready = self._prepare(entry, known, progress)
+                if not self._batched(ready, progress):
+                    return
+                if work.skips(entry.record.key):
+                    continue
+                outcome: Outcome | None = None
+                if not isinstance(ready, Ready):
+                    outcome = ready
+                elif ready.spec.batch_max is None:
+                    outcome = yield from self._run_one(ready, progress)
                 if outcome is not None:
                     if not self._flush(progress):
                         return
@@ -163,6 +175,7 @@ class Runner:
                     report(Report(work, progress.outcomes, finished=False))
                     progress.outcomes = []
                     progress.since = self._clock.monotonic()
+            self._run_batch(progress)
         except OutageError as outage:
             if self._flush(progress):
                 progress.outcomes.append((entry, Unavailable(away(outage), outage.message)))
@@ -179,10 +192,10 @@ class Runner:
             identities.append(job.identity(job.job_type or ""))
         return self._ledger.lookup(identities)
 
-    def _run_one(
+    def _prepare(
         self, entry: Entry, known: dict[str, LedgerRow], progress: _Progress
-    ) -> Generator[Awaiting, Any, Outcome | None]:
-        """Run one job. None: it succeeded and waits to be written."""
+    ) -> Ready | Outcome | None:
+        """Decode one job, unless its outcome is known. None: it ran and waits to be written."""
         started = self._clock.monotonic()
         try:
             job = entry.job or headers.nameless_job(entry.hop.origin)
@@ -209,9 +222,56 @@ class Runner:
             if job.job_type is None:  # A stranger's headers name none.
                 job = job._replace(job_type=job_type)
             entry.job = job
-            payload = spec.convert(payload)
+            progress.row = row
+            return Ready(entry, job, spec, spec.convert(payload))
         except PermanentError as fault:
             return Failed(failure_of(fault), self._clock.monotonic() - started)
+
+    def _batched(self, ready: Ready | Outcome | None, progress: _Progress) -> bool:
+        """Put a job into its batch, and run the batch that is full or ends here. False: stop."""
+        batch = progress.batch
+        spec = ready.spec if isinstance(ready, Ready) else None
+        if batch and batch[0].spec is not spec and not self._run_batch(progress):
+            return False
+        if spec is None or spec.batch_max is None:
+            return True
+        assert isinstance(ready, Ready)
+        if not progress.work.skips(ready.entry.record.key):
+            progress.batch.append(ready)
+            progress.identities.add(ready.job.identity(spec.job_type))
+        return len(progress.batch) < spec.batch_max or self._run_batch(progress)
+
+    def _run_batch(self, progress: _Progress) -> bool:
+        """Run the jobs that wait for their batch. False: one failed, and nothing may pass it."""
+        work, batch = progress.work, progress.batch
+        if not batch:
+            return True
+        progress.batch = []  # Its jobs' identities stay known until the next flush.
+        started = self._clock.monotonic()
+        results = self._caller.call_batch(work, batch)
+        seconds = (self._clock.monotonic() - started) / len(batch)
+        for (entry, job, spec, _), result in zip(batch, results, strict=True):
+            key = entry.record.key
+            if work.skips(key):
+                continue  # One of its key has failed: it comes again.
+            if not isinstance(result, Failure):
+                progress.ran(Unwritten(entry, effect_of(entry, job, result), spec, seconds))
+                continue
+            if not self._flush(progress):
+                return False
+            progress.outcomes.append((entry, Failed(result, seconds)))
+            if not work.passes_failures:
+                return False
+            if key is not None:
+                work.failed.add(key)
+        return True
+
+    def _run_one(
+        self, ready: Ready, progress: _Progress
+    ) -> Generator[Awaiting, Any, Outcome | None]:
+        """Run one job. None: it succeeded and waits to be written."""
+        entry, job, spec, payload = ready
+        started, row = self._clock.monotonic(), progress.row
         called = yield from self._caller.call(
             spec, payload, entry, progress.work, row, write_before=lambda: self._flush(progress)
         )
@@ -240,6 +300,8 @@ class Runner:
     ) -> LedgerRow | None:
         """The ledger's row; asked for again where this very slice may have made it."""
         if identity in progress.identities:
+            if not self._run_batch(progress):
+                raise _Told
             if not self._flush(progress):
                 raise _Told
             ask = True
@@ -275,7 +337,7 @@ class Runner:
         if not progress.unwritten:
             return True
         unwritten, progress.unwritten = progress.unwritten, []
-        progress.identities.clear()
+        progress.identities = {each.job.identity(each.spec.job_type) for each in progress.batch}
         try:
             progress.outcomes += effects.write(self._ledger, progress.work.owner, unwritten)
         except OutageError as outage:

@@ -57,6 +57,7 @@ class Runs:
         self._slice_records_max = slice_records_max
         self._timeout_grace_seconds = timeout_grace_seconds
         self._slices: set[Slice] = set()
+        self._lingering: dict[Lane, float] = {}  # Until when.
         self._mean_seconds: dict[str, float] = {}  # Of a topic's runs, lately.
 
     @property
@@ -145,6 +146,7 @@ class Runs:
 
     def cancel(self, assignment: Assignment) -> None:
         """Ask the runs of a dropped assignment to end: nobody waits for them."""
+        self._lingering.pop(assignment.lanes[0], None)
         self.stop([assignment])
         for work in self._slices:
             running = work.running
@@ -153,14 +155,33 @@ class Runs:
 
     def _take(self, assignment: Assignment, lane: Lane, now: float) -> list[Entry] | Stretch:
         """Take what one slice is to hold."""
-        count_max = self._slice_records_max
+        if assignment.linger_seconds > 0 and self._lingers(assignment, lane, now):
+            return []
+        count_max = max(self._slice_records_max, assignment.batch_max)
         if lane.ordering is Ordering.PARTITION:
             return lane.take(now=now, count_max=count_max)
         mean = self.mean_seconds(assignment)
         together = mean < QUICK_SECONDS
         if together and mean > 0:
-            count_max = min(count_max, max(1, int(TOGETHER_SECONDS / mean)))
+            quick = max(1, int(TOGETHER_SECONDS / mean))
+            count_max = min(count_max, max(assignment.batch_max, quick))
         return lane.take(now=now, count_max=count_max, together=together)
+
+    def _lingers(self, assignment: Assignment, lane: Lane, now: float) -> bool:
+        """Whether a lane's batch is to become fuller before it is taken."""
+        if lane.tier > 0 or lane.waiting == 0 or lane.waiting >= assignment.batch_max:
+            self._lingering.pop(lane, None)
+            return False
+        until = self._lingering.setdefault(lane, now + assignment.linger_seconds)
+        if now < min(until, now + assignment.linger_seconds):  # Clocks may be set back.
+            return True
+        del self._lingering[lane]
+        return False
+
+    @property
+    def lingers_until(self) -> float | None:
+        """When the next batch is taken that is not full."""
+        return min(self._lingering.values(), default=None)
 
     def _admit_stretch(
         self, assignment: Assignment, lane: Lane, stretch: Stretch, now: float

@@ -81,6 +81,8 @@ class Rules:
     fence: Ordering = Ordering.KEY
     hold: bool = False
     is_async: bool = False
+    batch_max: int = 1
+    linger_seconds: float = 0.0
 
 
 class OffsetLost(ProcessorError):
@@ -227,6 +229,8 @@ class Takeover:
                 records_max=self.fence_records_max,
             ),
             is_async=rules.is_async,
+            batch_max=rules.batch_max,
+            linger_seconds=rules.linger_seconds,
             read=None if self._needs_each(rules) else reading(rules.policy),
         )
 

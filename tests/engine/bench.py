@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -157,6 +157,9 @@ class Bench:
     )
     decode_faults: list[BaseException] = field(default_factory=list)
     sinks: tuple[Any, ...] | None = None  # Instead of `sink`.
+    batch_max: int | None = None  # The handler is given so many jobs at once.
+    linger_seconds: float = 0.0
+    batches: list[list[int]] = field(default_factory=list)  # What it was given.
     is_async: bool = False  # The handler is a coroutine.
 
     def __post_init__(self) -> None:
@@ -173,7 +176,8 @@ class Bench:
             for name, value in named.items()
             if value is not None
         ]
-        return self.append(json.dumps(n).encode(), key, partition=partition, written=written)
+        value = json.dumps(n).rjust(12).encode()  # All begin alike, as with one schema.
+        return self.append(value, key, partition=partition, written=written)
 
     def append(
         self, value: bytes, key: str | None = "k", *, partition: int = 0, written: Headers
@@ -216,6 +220,8 @@ class Bench:
                 fence=fence,
                 hold=hold,
                 is_async=self.is_async,
+                batch_max=self.batch_max or 1,
+                linger_seconds=self.linger_seconds,
             )
         }
         runner = Runner(
@@ -337,6 +343,13 @@ class Bench:
             sinks=(self.sink,) if self.sinks is None else self.sinks,
             simple=None if self.is_async else lambda n: self._handle(n, None),
         )
+        if self.batch_max is not None:
+            spec = replace(
+                spec,
+                batch_max=self.batch_max,
+                call=lambda numbers, _: self._handle_batch(numbers),
+                simple=self._handle_batch,
+            )
         return {"count": spec}
 
     def _decode(self, value: bytes | None) -> tuple[str, Any]:
@@ -364,6 +377,17 @@ class Bench:
             if awaited is not None:
                 await awaited  # type: ignore[misc]
         return {"n": n}
+
+    def _handle_batch(self, numbers: list[int]) -> list[Any]:
+        self.batches.append(list(numbers))
+        results: list[Any] = []
+        for n in numbers:
+            step = self.script[n].pop(0) if self.script.get(n) else None
+            if callable(step):
+                step(None)  # type: ignore[arg-type]
+                step = None
+            results.append({"n": n} if step is None else step)
+        return results
 
     def _handle(self, n: int, context: Any) -> dict[str, int]:
         self.runs.append(n)

@@ -61,11 +61,15 @@ def test_jobs_of_many_keys_are_in_flight_together(bench: Bench):
 
 def test_no_more_are_in_flight_than_allowed(bench: Bench):
     now, most = 0, 0
+    full = asyncio.Event()
 
     async def count(_: object) -> None:
         nonlocal now, most
         now += 1
         most = max(most, now)
+        if now == 3:
+            full.set()
+        await full.wait()
         await asyncio.sleep(0)
         now -= 1
 

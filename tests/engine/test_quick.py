@@ -107,7 +107,7 @@ def test_job_of_another_type_than_its_header_says_is_dead_and_the_rest_goes_on(b
 
 def test_value_that_is_no_job_is_dead_and_the_rest_goes_on(bench: Bench):
     bench.submit(0, "a")
-    bench.append(b"10000{", "b", written=[])
+    bench.append(b"       10000{", "b", written=[])
     bench.submit(2, "c")
     member = bench.member()
     member.go(20)

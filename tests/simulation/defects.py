@@ -17,11 +17,11 @@ from processor.core.holds import Closed, Holds
 from processor.core.lane import Entry, Lane
 from processor.core.watermark import Watermark
 from processor.engine import journey
+from processor.engine.intake import Intake
 from processor.engine.journey import EndReplay, Hold, Run
 from processor.engine.ports import Death, Owner
 from processor.engine.settlement import Settlement
 from processor.engine.takeover import Takeover
-from processor.engine.worker import Worker
 from processor.model import Outgoing, Partition
 from processor.testing.memory_ledger import MemoryLedger
 
@@ -267,7 +267,7 @@ def forget_the_letter() -> Iterator[None]:
 @contextmanager
 def never_pause() -> Iterator[None]:
     """Take in more than there is room for."""
-    with replaced(Worker, "_regulate", lambda worker: None):
+    with replaced(Intake, "regulate", lambda intake, lanes: None):
         yield
 
 

@@ -7,7 +7,7 @@ from tests.simulation.defects import DEFECTS
 from tests.simulation.world import World
 
 SEEDS = 200  # `make simulate` runs 20,000.
-SEEDS_FOR_A_DEFECT = 1500
+SEEDS_FOR_A_DEFECT = 4000
 
 
 def test_no_promise_is_broken_in_any_world():

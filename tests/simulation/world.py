@@ -182,8 +182,8 @@ class World:
         self.fence = Ordering.PARTITION if r.random() < 0.1 else Ordering.KEY
         self.hold = self.fence is Ordering.KEY and r.random() < 0.4
         self.replays = self.hold or r.random() < 0.2
-        # One world in eight: nothing but Kafka, and jobs that are run in stretches.
-        self.ledgerless = seed % 8 == 7
+        # One world in sixteen: nothing but Kafka, and jobs that are run in stretches.
+        self.ledgerless = seed % 16 == 15
         if self.ledgerless:
             self.hold = self.replays = False
         self.replay = 0
