@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from processor.app import App
+    from processor.async_client import AsyncClient
     from processor.client import Client, Submission
     from processor.engine.context import JobContext
     from processor.engine.submit import Accepted, NewJob, Refused
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Accepted": "processor.engine.submit",
     "App": "processor.app",
+    "AsyncClient": "processor.async_client",
     "Client": "processor.client",
     "JobContext": "processor.engine.context",
     "NewJob": "processor.engine.submit",
@@ -40,6 +42,7 @@ _HOMES = {
 __all__ = [
     "Accepted",
     "App",
+    "AsyncClient",
     "Client",
     "JobContext",
     "NewJob",

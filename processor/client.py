@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -53,7 +53,7 @@ class Submission:
     by itself, so what waiting needs is made by whoever waits.
     """
 
-    __slots__ = ("_answer", "_came", "_topic", "asked", "job_id")
+    __slots__ = ("_answer", "_calls", "_came", "_topic", "asked", "job_id")
 
     def __init__(self, job_id: str, topic: str) -> None:
         self.job_id = job_id
@@ -61,6 +61,7 @@ class Submission:
         self._topic = topic
         self._answer: tuple[int, int] | ProcessorError | None = None
         self._came: threading.Event | None = None
+        self._calls: Callable[[], object] | None = None
 
     def result(self, timeout: float | None = None) -> Accepted:
         """Wait until the job is on the log; raises what prevented it.
@@ -85,11 +86,19 @@ class Submission:
         """Whether the answer has come."""
         return self._answer is not None
 
+    def when_answered(self, call: Callable[[], object]) -> None:
+        """Have a call made when the answer has come: on any thread, perhaps twice."""
+        self._calls = call  # Written before `_answer` is read, as in `result`.
+        if self._answer is not None:
+            call()
+
     def answer(self, answer: tuple[int, int] | ProcessorError) -> None:
         """Take the answer: partition and offset, or what prevented it (the client's side)."""
         self._answer = answer
         if self._came is not None:
             self._came.set()
+        if self._calls is not None:
+            self._calls()
 
 
 class Client:
