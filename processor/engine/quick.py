@@ -118,7 +118,7 @@ class Quick:
                 return at
             if written and not says_only(written, kind.job_type):
                 return at
-            if failed and message.key() in failed:
+            if failed and work.skips(message.key()):
                 at += 1
                 continue
             try:
@@ -172,7 +172,7 @@ class Quick:
         seconds = (self._clock.monotonic() - began) / len(batch)
         done = _begin(work, kind)
         for (offset, message, _), result in zip(batch, results, strict=True):
-            if work.failed and message.key() in work.failed:
+            if work.failed and work.skips(message.key()):
                 continue  # Its turn had not come: it comes again.
             if isinstance(result, BaseException):
                 self._fail(work, message, kind, result, seconds, outcomes)
@@ -198,7 +198,7 @@ class Quick:
                 break
             if written and not headers.says_only_its_type(written, kind.job_type):
                 break
-            if not (work.failed and message.key() in work.failed):
+            if not (work.failed and work.skips(message.key())):
                 try:
                     batch.append((offset, message, kind.read(value)))
                 except ContractError:

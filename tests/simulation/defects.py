@@ -15,12 +15,14 @@ from processor.core.fence import Fence
 from processor.core.floor import Floor
 from processor.core.holds import Closed, Holds
 from processor.core.lane import Entry, Lane
+from processor.core.stretch import Stretch
 from processor.core.watermark import Watermark
 from processor.engine import journey
 from processor.engine.intake import Intake
 from processor.engine.journey import EndReplay, Hold, Run
 from processor.engine.ports import Death, Owner
 from processor.engine.settlement import Settlement
+from processor.engine.slices import Slice
 from processor.engine.takeover import Takeover
 from processor.model import Outgoing, Partition
 from processor.testing.memory_ledger import MemoryLedger
@@ -271,6 +273,24 @@ def never_pause() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def pass_a_failed_key() -> Iterator[None]:
+    """Let a slice go on with the key of a job that failed in it."""
+    with replaced(Slice, "skips", lambda work, key: False):
+        yield
+
+
+@contextmanager
+def stretch_passes_the_fence() -> Iterator[None]:
+    """Admit a stretch without asking the fence for its keys."""
+    behind = journey.behind
+    journey.behind = lambda stretch, assignment: Stretch([], [])
+    try:
+        yield
+    finally:
+        journey.behind = behind
+
+
 # Name -> (how it is planted, which checkers must notice).
 DEFECTS: Mapping[str, tuple[Callable[[], Any], frozenset[str]]] = {
     "commit highest seen": (
@@ -299,6 +319,8 @@ DEFECTS: Mapping[str, tuple[Callable[[], Any], frozenset[str]]] = {
     "end record opens at once": (open_at_once, frozenset({"keys_keep_their_order"})),
     "end record passes the fence": (end_passes_the_fence, frozenset({"keys_keep_their_order"})),
     "forget the letter": (forget_the_letter, frozenset({"nothing_is_lost"})),
+    "pass a failed key": (pass_a_failed_key, frozenset({"keys_keep_their_order"})),
+    "stretch passes the fence": (stretch_passes_the_fence, frozenset({"keys_keep_their_order"})),
     "never pause": (never_pause, frozenset({"bounds_hold"})),
     "leak fence entries": (leak_fence_entries, frozenset({"work_ends"})),
 }
