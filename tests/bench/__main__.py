@@ -37,23 +37,25 @@ def main() -> int:
     stack = Stack(folder / "stack", ["kafka", "registry", "postgres"])
     try:
         stack.start("kafka", "registry", "postgres")
-        rows = run(stack, folder, jobs, rounds)
+        site = Site(stack, folder / "project")
+        rows = run(site, stack.postgres.url, jobs, rounds)
+        latency = scenarios.latencies(site, seconds=1 if options.short else 10)
         setting = postgres_setting(stack.postgres.url)
     finally:
         stack.stop(kill=True)
     shown(rows)
     for row in rows:
         print(json.dumps(asdict(row)))
-    print(json.dumps({"jobs": jobs, "rounds": rounds, "postgres": setting, **ratios(rows)}))
+    told = {"jobs": jobs, "rounds": rounds, "postgres": setting, "latency": latency}
+    print(json.dumps({**told, **ratios(rows)}))
     return 0
 
 
-def run(stack: Stack, folder: Path, jobs: int, rounds: int) -> list[Row]:
-    site = Site(stack, folder / "project")
+def run(site: Site, url: str, jobs: int, rounds: int) -> list[Row]:
     return [
         *scenarios.no_op(site, jobs, rounds),
         *scenarios.with_headers(site, jobs // 4, rounds),
-        *scenarios.ledgers(site, jobs // 8, rounds, stack.postgres.url),
+        *scenarios.ledgers(site, jobs // 8, rounds, url),
         *scenarios.coroutines(site, jobs // 8, rounds),
         *scenarios.failing(site, jobs // 2, rounds),
         *scenarios.submission(site, jobs // 4, rounds),
@@ -82,6 +84,7 @@ def ratios(rows: list[Row]) -> dict[str, float]:
             f"noop_{ordering}_to_raw": of(f"no-op, {ordering}", "processor", "raw loop")
             for ordering in ("partition", "key", "none")
         },
+        "noop_batch_to_raw": of("no-op, partition", "processor, batch", "raw loop"),
         "headers_to_raw": of("no-op with headers, partition", "processor", "raw loop"),
         "postgres_to_plain_inserts": of(ledger, "PostgreSQL", "plain inserts"),
         "sqlite_to_postgres": of(ledger, "SQLite", "PostgreSQL"),

@@ -2,19 +2,32 @@
 
 import asyncio
 import os
+from pathlib import Path
 
-from meter import fails, from_environment
+from meter import Stopwatch, fails, from_environment
 
 from processor import App
 
 meter = from_environment()
-plain, waiting, failing = App(), App(), App()
+stopwatch = Stopwatch(int(os.environ["BENCH_JOBS"]), Path(os.environ["BENCH_OUT"]))
+plain, waiting, failing, timed, many = App(), App(), App(), App(), App()
 failed: set[int] = set()
 
 
 @plain.job("bench.copy")
 def nothing(payload: dict) -> None:
     meter.tick()
+
+
+@timed.job("bench.copy")
+def note_time(payload: dict) -> None:
+    stopwatch.tick(payload["created"])
+
+
+@many.job("bench.copy", batch=500)
+def nothing_with_many(payloads: list) -> None:
+    for _ in payloads:
+        meter.tick()
 
 
 @waiting.job("bench.copy")

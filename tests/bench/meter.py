@@ -49,6 +49,28 @@ class Meter:
         new.replace(self._path)
 
 
+class Stopwatch:
+    """Notes how long jobs took from being produced to being handled; writes p50 and p99 down.
+
+    A job carries the machine's monotonic clock, which all processes share.
+    """
+
+    def __init__(self, jobs: int, path: Path) -> None:
+        self._jobs = jobs
+        self._path = path
+        self._taken: list[int] = []
+
+    def tick(self, produced_ns: int) -> None:
+        """Note one job. The first tenth does not count: connections are made, schemas fetched."""
+        self._taken.append(time.monotonic_ns() - produced_ns)
+        if len(self._taken) == self._jobs:
+            taken = sorted(self._taken[self._jobs // 10 :])
+            p50, p99 = (taken[int(len(taken) * part)] / 1e6 for part in (0.5, 0.99))
+            new = self._path.with_suffix(".new")
+            new.write_text(json.dumps({"p50_ms": p50, "p99_ms": p99}))
+            new.replace(self._path)
+
+
 def from_environment() -> Meter:
     """The meter that the driver asks for."""
     return Meter(int(os.environ["BENCH_JOBS"]), Path(os.environ["BENCH_OUT"]))

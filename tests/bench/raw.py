@@ -8,7 +8,7 @@ from pathlib import Path
 
 import fastavro
 from confluent_kafka import Consumer
-from meter import from_environment
+from meter import Stopwatch, from_environment
 
 schema = fastavro.parse_schema(json.loads(Path(os.environ["BENCH_SCHEMA"]).read_text()))
 meter = from_environment()
@@ -21,11 +21,24 @@ consumer = Consumer(
         "enable.auto.commit": False,
     }
 )
-consumer.subscribe([os.environ["BENCH_TOPIC"]])
 
 
-def handle(_job: object) -> None:
-    meter.tick()
+def assigned(*_: object) -> None:
+    """Tell the driver that jobs may come."""
+    out.with_suffix(".ready").touch()
+
+
+consumer.subscribe([os.environ["BENCH_TOPIC"]], on_assign=assigned)
+
+
+stopwatch = Stopwatch(int(os.environ["BENCH_JOBS"]), out) if "BENCH_LATENCY" in os.environ else None
+
+
+def handle(job: dict) -> None:
+    if stopwatch is not None:
+        stopwatch.tick(job["created"])
+    else:
+        meter.tick()
 
 
 while not out.exists():

@@ -61,10 +61,12 @@ def no_op(site: Site, jobs: int, rounds: int) -> list[Row]:
     for ordering in ("partition", "key", "none"):
         topic = site.topic(f"noop-{ordering}", ordering)
         site.fill(topic, jobs, keys=997)
-        ways: Ways = {
+        ways: dict[str, Callable[[], Measured]] = {
             "raw loop": lambda topic=topic: site.raw(topic, jobs),  # type: ignore[misc]
             "processor": lambda topic=topic: site.worked(topic, jobs),  # type: ignore[misc]
         }
+        if ordering == "partition":
+            ways["processor, batch"] = lambda topic=topic: site.worked(topic, jobs, "many")  # type: ignore[misc]
         rows += measured(f"no-op, {ordering}", ways, rounds)
     return rows
 
@@ -80,6 +82,16 @@ def with_headers(site: Site, jobs: int, rounds: int) -> list[Row]:
         "processor": lambda: site.worked(topic, jobs),
     }
     return measured("no-op with headers, partition", ways, rounds)
+
+
+def latencies(site: Site, seconds: float) -> dict[str, dict[str, float]]:
+    """From produced to handled at 2,000 jobs a second, both ways in turn."""
+    found = {}
+    for way in ("raw loop", "processor"):
+        topic = site.topic(f"latency-{way[:3]}", "key")
+        found[way] = site.latency(topic, int(2000 * seconds), 2000, way)
+        print(f"latency at 2,000 jobs/s: {way} {found[way]}", file=sys.stderr, flush=True)
+    return found
 
 
 def coroutines(site: Site, jobs: int, rounds: int) -> list[Row]:

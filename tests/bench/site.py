@@ -19,7 +19,7 @@ from confluent_kafka import Producer
 from processor import Client
 from processor.contracts.avro import subject_for
 from processor.stack import Stack
-from tests.acceptance.project import Process, Project
+from tests.acceptance.project import Process, Project, eventually
 
 PARTITIONS = 8
 HERE = Path(__file__).parent
@@ -113,6 +113,43 @@ class Site:
         process = subprocess.Popen([sys.executable, str(HERE / "raw.py")], env=env)
         return _measured(process, Path(env["BENCH_OUT"]))
 
+    def latency(self, topic: str, jobs: int, rate: int, way: str) -> dict[str, float]:
+        """How long jobs take that are produced at a steady rate: p50 and p99 in milliseconds."""
+        env = self._environment(topic, jobs, {"BENCH_LATENCY": "1"})
+        out = Path(env["BENCH_OUT"])
+        log: Path | None = None
+        if way == "raw loop":
+            env["PYTHONPATH"] = str(HERE)
+            process = subprocess.Popen([sys.executable, str(HERE / "raw.py")], env=env)
+            eventually(out.with_suffix(".ready").exists)
+        else:
+            self.project.write_settings(worker={"group": f"g-{uuid.uuid4().hex[:8]}"})
+            mine = {name: value for name, value in env.items() if name.startswith("BENCH_")}
+            worker = self.project.start("work", "handlers:timed", "--topic", topic, env=mine)
+            worker.wait_for("partition taken over", count=PARTITIONS)
+            process, log = worker.process, worker.log
+        self._produce_steadily(topic, jobs, rate)
+        told = _told(process, out, log)
+        process.terminate()
+        process.wait(60)
+        return told
+
+    def _produce_steadily(self, topic: str, jobs: int, rate: int) -> None:
+        schema_id = self.schema_id(topic)
+        producer = Producer(
+            {"bootstrap.servers": self.servers, "linger.ms": 0, "partitioner": "murmur2_random"}
+        )
+        began = time.monotonic()
+        for number in range(jobs):
+            time.sleep(max(0.0, began + number / rate - time.monotonic()))
+            body = io.BytesIO()
+            body.write(b"\0" + schema_id.to_bytes(4, "big"))
+            payload = {**payload_of(number), "created": time.monotonic_ns()}
+            fastavro.schemaless_writer(body, self.schema, payload)
+            producer.produce(topic, body.getvalue(), key=b"k%d" % (number % 997))
+            producer.poll(0)
+        producer.flush()
+
     def worked(
         self, topic: str, jobs: int, app: str = "plain", *, env: dict[str, str] | None = None,
         ledger: str = "none", **worker: Any,
@@ -144,6 +181,13 @@ class Site:
 
 
 def _measured(process: subprocess.Popen[bytes], out: Path, log: Path | None = None) -> Measured:
+    told = _told(process, out, log)
+    if log is None:
+        process.wait(SECONDS_MAX)
+    return Measured(told["per_second"], told["cpu_us"])
+
+
+def _told(process: subprocess.Popen[bytes], out: Path, log: Path | None = None) -> dict[str, float]:
     until = time.monotonic() + SECONDS_MAX
     while not out.exists():
         gone = process.poll() is not None and not out.exists()
@@ -151,7 +195,5 @@ def _measured(process: subprocess.Popen[bytes], out: Path, log: Path | None = No
             process.kill()
             raise AssertionError("it ended early: " + (log.read_text()[-3000:] if log else ""))
         time.sleep(0.05)
-    told = json.loads(out.read_text())
-    if log is None:
-        process.wait(SECONDS_MAX)
-    return Measured(told["per_second"], told["cpu_us"])
+    told: dict[str, float] = json.loads(out.read_text())
+    return told

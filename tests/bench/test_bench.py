@@ -24,4 +24,5 @@ def test_benchmark_tells_every_way_it_measured() -> None:
     assert {row["way"] for row in rows} >= {"raw loop", "processor", "SQLite", "PostgreSQL"}
     assert all(row["per_second"] > 0 and row["cpu_us"] > 0 for row in rows)
     assert all(told[name] > 0 for name in told if "_to_" in name)
+    assert told["latency"].keys() == {"raw loop", "processor"}
     assert told["postgres"]["fsync"] == "on"
