@@ -17,8 +17,8 @@ from processor.engine.submit import Accepted
 from processor.model import Effect, Position
 from processor.sinks.postgres import PostgresLedger
 from processor.sinks.sql import COLUMNS, done_row
-from tests.bench.meter import fails
 from tests.bench.site import Measured, Site, payload_of
+from tests.bench.ways.meter import fails
 
 Ways = Mapping[str, Callable[[], Measured]]
 

@@ -22,7 +22,7 @@ from processor.stack import Stack
 from tests.acceptance.project import Process, Project, eventually
 
 PARTITIONS = 8
-HERE = Path(__file__).parent
+WAYS = Path(__file__).parent / "ways"
 SECONDS_MAX = 300.0
 FIELDS = [
     {"name": "job_id", "type": "string"},
@@ -65,7 +65,7 @@ class Site:
         )  # fmt: skip
         self.project.add_schema("bench.copy", FIELDS)
         for module in ("meter", "handlers"):
-            self.project.add_module(module, (HERE / f"{module}.py").read_text())
+            self.project.add_module(module, (WAYS / f"{module}.py").read_text())
         self.schema_path = folder / "schemas" / "bench.copy.avsc"
         self.schema = fastavro.parse_schema(json.loads(self.schema_path.read_text()))
 
@@ -109,8 +109,8 @@ class Site:
 
     def raw(self, topic: str, jobs: int) -> Measured:
         """Work through a topic with the client alone."""
-        env = self._environment(topic, jobs, {"PYTHONPATH": str(HERE)})
-        process = subprocess.Popen([sys.executable, str(HERE / "raw.py")], env=env)
+        env = self._environment(topic, jobs, {"PYTHONPATH": str(WAYS)})
+        process = subprocess.Popen([sys.executable, str(WAYS / "raw.py")], env=env)
         return _measured(process, Path(env["BENCH_OUT"]))
 
     def latency(self, topic: str, jobs: int, rate: int, way: str) -> dict[str, float]:
@@ -119,8 +119,8 @@ class Site:
         out = Path(env["BENCH_OUT"])
         log: Path | None = None
         if way == "raw loop":
-            env["PYTHONPATH"] = str(HERE)
-            process = subprocess.Popen([sys.executable, str(HERE / "raw.py")], env=env)
+            env["PYTHONPATH"] = str(WAYS)
+            process = subprocess.Popen([sys.executable, str(WAYS / "raw.py")], env=env)
             eventually(out.with_suffix(".ready").exists)
         else:
             self.project.write_settings(worker={"group": f"g-{uuid.uuid4().hex[:8]}"})
