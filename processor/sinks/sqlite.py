@@ -92,7 +92,7 @@ class SqliteLedger(SqlLedger):
             connection = sqlite3.connect(
                 self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
-            connection.execute("PRAGMA journal_mode=WAL")
+            _log_ahead(connection)
             connection.execute("PRAGMA synchronous=FULL")
             self._local.connection = connection
             with self._connections_lock:
@@ -137,6 +137,20 @@ class SqliteSink:
             f"INSERT INTO {self._table} ({names}) VALUES ({places})",  # noqa: S608 - names checked.
             list(row.values()),
         )
+
+
+def _log_ahead(connection: sqlite3.Connection) -> None:
+    """Turn the write-ahead log on. Of several that do so at once SQLite refuses some unasked."""
+    until = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as fault:
+            busy = fault.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if not busy or time.monotonic() >= until:
+                raise
+            time.sleep(0.01)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sqlite3
 import subprocess
 import sys
@@ -406,6 +407,25 @@ def test_processes_that_race_for_one_identity_agree_on_one_winner(tmp_path: Path
     assert sorted(written_in(ledger)) == list(range(50))
     assert len(ledger.lookup([f"key:a:{number}" for number in range(50)])) == 50
     ledger.close()
+
+
+def open_together(folder: Path, together: Any) -> None:
+    for turn in range(30):
+        together.wait(30)
+        SqliteLedger(folder / f"{turn}.db").close()
+
+
+def test_workers_that_start_together_make_one_ledger(tmp_path: Path):
+    spawn = multiprocessing.get_context("spawn")
+    together = spawn.Barrier(3)
+    workers = [spawn.Process(target=open_together, args=(tmp_path, together)) for _ in range(3)]
+
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(100)
+
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
 
 
 def test_commit_that_fails_leaves_a_ledger_that_works(tmp_path: Path):
