@@ -17,6 +17,8 @@ N ?= 20000
 SHORT ?=
 JOBS ?=
 PROTOCOLS ?=
+ONLY ?=
+SOAK ?=
 DEMO_ARGS ?=
 
 # A Python that was upgraded away leaves a dangling link, and an environment that cannot be mended.
@@ -53,11 +55,12 @@ chaos-effects: $(VENV)/.dev ## The same for effects in PostgreSQL, which is hurt
 	  $(if $(JOBS),--jobs $(JOBS))
 
 .PHONY: bench
-bench: $(VENV)/.dev ## Measure the engine beside the raw client, about 6 minutes (JOBS=)
-	@$(BIN)/python -m tests.bench $(if $(JOBS),--jobs $(JOBS))
+bench: $(VENV)/.dev ## Measure the engine beside the raw client and its peers, about 25 minutes (JOBS= ONLY= SOAK=)
+	@$(BIN)/python -m tests.bench $(if $(JOBS),--jobs $(JOBS)) $(if $(SOAK),--soak $(SOAK)) \
+	  $(if $(ONLY),--only $(ONLY),--chart docs/benchmark.png)
 
 .PHONY: bench-short
-bench-short: $(VENV)/.dev ## The same with few jobs: a smoke test, its figures say nothing
+bench-short: $(VENV)/.dev ## The same with few jobs and no peers: a smoke test, its figures say nothing
 	@$(BIN)/python -m tests.bench --short
 
 .PHONY: check

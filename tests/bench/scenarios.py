@@ -7,6 +7,8 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import psycopg
 from confluent_kafka import Producer
@@ -17,9 +19,12 @@ from processor.engine.submit import Accepted
 from processor.model import Effect, Position
 from processor.sinks.postgres import PostgresLedger
 from processor.sinks.sql import COLUMNS, done_row
+from tests.acceptance import order_workload
+from tests.bench.peers import Peer
 from tests.bench.site import Measured, Site, payload_of
 from tests.bench.ways.meter import fails
 
+PACED_PER_SECOND = 3_500  # What 8 threads do of jobs that sleep for 2 ms, and a little less.
 Ways = Mapping[str, Callable[[], Measured]]
 
 
@@ -32,6 +37,7 @@ class Row:
     per_second: float
     cpu_us: float
     rounds: tuple[float, ...]
+    rss_mb: float = 0.0
 
 
 def measured(scenario: str, ways: Ways, rounds: int) -> list[Row]:
@@ -50,13 +56,14 @@ def measured(scenario: str, ways: Ways, rounds: int) -> list[Row]:
             statistics.median(each.per_second for each in told),
             statistics.median(each.cpu_us for each in told),
             tuple(round(each.per_second) for each in told),
+            round(max(each.rss_mb for each in told)),
         )
         for name, told in found.items()
     ]
 
 
-def no_op(site: Site, jobs: int, rounds: int) -> list[Row]:
-    """Jobs that do nothing: what the engine itself costs, beside the raw loop on the same topic."""
+def no_op(site: Site, jobs: int, rounds: int, peers: Mapping[Peer, Path]) -> list[Row]:
+    """Jobs that do nothing: what the engine costs, beside the raw loop and peers on one topic."""
     rows = []
     for ordering in ("partition", "key", "none"):
         topic = site.topic(f"noop-{ordering}", ordering)
@@ -64,11 +71,74 @@ def no_op(site: Site, jobs: int, rounds: int) -> list[Row]:
         ways: dict[str, Callable[[], Measured]] = {
             "raw loop": lambda topic=topic: site.raw(topic, jobs),  # type: ignore[misc]
             "processor": lambda topic=topic: site.worked(topic, jobs),  # type: ignore[misc]
+            "processor, coroutine": lambda topic=topic: site.worked(topic, jobs, "coroutine"),  # type: ignore[misc]
         }
         if ordering == "partition":
             ways["processor, batch"] = lambda topic=topic: site.worked(topic, jobs, "many")  # type: ignore[misc]
+            for peer, python in peers.items():
+                if not peer.redis and not peer.slow:
+                    ways[peer.name] = partial(site.peer, peer, python, topic, jobs, None)
         rows += measured(f"no-op, {ordering}", ways, rounds)
     return rows
+
+
+def slow_peers(
+    site: Site, jobs: int, rounds: int, peers: Mapping[Peer, Path], redis: str | None
+) -> list[Row]:
+    """Peers that take a millisecond a job and less: a share of the jobs is enough to measure."""
+    topic = site.topic("slow-peers", "partition")
+    site.fill(topic, jobs, keys=997)
+    ways: dict[str, Callable[[], Measured]] = {
+        "raw loop": lambda: site.raw(topic, jobs),
+        "processor": lambda: site.worked(topic, jobs),
+    }
+    for peer, python in peers.items():
+        if peer.slow or (peer.redis and redis):
+            ways[peer.name] = partial(site.peer, peer, python, topic, jobs, redis)
+    return measured("no-op, few jobs", ways, rounds)
+
+
+def processes(site: Site, jobs: int, rounds: int) -> list[Row]:
+    """CPU-bound jobs of some 300 microseconds, by one process and by two."""
+    topic = site.topic("busy", "partition")
+    site.fill(topic, jobs, keys=997)
+    ways: Ways = {
+        "1 process": lambda: site.busy(topic, jobs, 1),
+        "2 processes": lambda: site.busy(topic, jobs, 2),
+    }
+    return measured("CPU-bound, partition", ways, rounds)
+
+
+def backlog(site: Site, jobs: int, soak_seconds: float) -> list[Row]:
+    """Memory while a large backlog is worked off: at full speed, and slowly for a while."""
+    topic = site.topic("backlog", "partition")
+    site.fill(topic, jobs, keys=9973)
+    slow = min(jobs, int(soak_seconds * PACED_PER_SECOND))
+    ways: Ways = {
+        "at full speed": lambda: site.worked(topic, jobs),
+        "2 ms a job": lambda: site.worked(
+            topic, slow, "paced", seconds_max=10 * soak_seconds + 60, concurrency=8
+        ),
+    }
+    rows = []
+    for name, way in ways.items():
+        told = way()
+        print(f"backlog of {jobs}, {name}: RSS in MB over the run {told.rss_over_time}",
+              file=sys.stderr, flush=True)  # fmt: skip
+        rows.append(Row("backlog", name, told.per_second, told.cpu_us, (round(told.per_second),),
+                        round(told.rss_mb)))  # fmt: skip
+    return rows
+
+
+def cold_starts(site: Site, rounds: int) -> dict[str, float]:
+    """From starting a process to its second job, in seconds: medians."""
+    topic = site.topic("cold", "partition")
+    site.fill(topic, 2, keys=1)
+    found: dict[str, list[float]] = {"raw loop": [], "processor": []}
+    for _ in range(rounds):
+        for way, seconds in found.items():
+            seconds.append(site.cold(topic, way))
+    return {way: round(statistics.median(seconds), 2) for way, seconds in found.items()}
 
 
 def with_headers(site: Site, jobs: int, rounds: int) -> list[Row]:
@@ -84,14 +154,18 @@ def with_headers(site: Site, jobs: int, rounds: int) -> list[Row]:
     return measured("no-op with headers, partition", ways, rounds)
 
 
-def latencies(site: Site, seconds: float) -> dict[str, dict[str, float]]:
-    """From produced to handled at 2,000 jobs a second, both ways in turn."""
-    found = {}
-    for way in ("raw loop", "processor"):
-        topic = site.topic(f"latency-{way[:3]}", "key")
-        found[way] = site.latency(topic, int(2000 * seconds), 2000, way)
-        print(f"latency at 2,000 jobs/s: {way} {found[way]}", file=sys.stderr, flush=True)
-    return found
+def latencies(site: Site, seconds: float, rounds: int) -> dict[str, dict[str, float]]:
+    """From produced to handled at 2,000 jobs a second, both ways in turn: medians."""
+    found: dict[str, list[dict[str, float]]] = {"raw loop": [], "processor": []}
+    for number in range(rounds):
+        for way, told in found.items():
+            topic = site.topic(f"latency-{way[:3]}-{number}", "key")
+            told.append(site.latency(topic, int(2000 * seconds), 2000, way))
+            print(f"latency at 2,000 jobs/s: {way} {told[-1]}", file=sys.stderr, flush=True)
+    return {
+        way: {name: round(statistics.median(each[name] for each in told), 2) for name in told[0]}
+        for way, told in found.items()
+    }
 
 
 def coroutines(site: Site, jobs: int, rounds: int) -> list[Row]:
@@ -121,6 +195,20 @@ def failing(site: Site, jobs: int, rounds: int) -> list[Row]:
     count = [0]
     ways: Ways = {"none fails": lambda: run(count, "no"), "1 % fails": lambda: run(count, "yes")}
     return measured("other keys' jobs, partition", ways, rounds)
+
+
+def order_under_failure(site: Site, jobs: int) -> dict[str, dict[str, float]]:
+    """The workload of tests/acceptance/order_workload.py, also with a worker killed half way."""
+    found = {}
+    for name, kill in (("undisturbed", False), ("one worker killed", True)):
+        project = site.new_project(f"order-{kill}")
+        told = order_workload.worked(project, jobs=jobs, kill=kill)
+        found[name] = {
+            "seconds": round(told.seconds, 1), "lost": told.lost, "doubled": len(told.doubled),
+            "keys_out_of_order": len(told.out_of_order), "dead": len(told.dead),
+        }  # fmt: skip
+        print(f"order under failure, {name}: {found[name]}", file=sys.stderr, flush=True)
+    return found
 
 
 def submission(site: Site, jobs: int, rounds: int) -> list[Row]:
@@ -189,6 +277,7 @@ def ledgers(site: Site, jobs: int, rounds: int, url: str) -> list[Row]:
         return site.worked(topic, jobs, ledger=url)
 
     ways: Ways = {
+        "no ledger": lambda: site.worked(topic, jobs),
         "SQLite": sqlite,
         "PostgreSQL": postgres,
         "plain inserts": lambda: inserted(url, topic, jobs),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -14,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import fastavro
+import psutil
 from confluent_kafka import Producer
 
 from processor import Client
 from processor.contracts.avro import subject_for
 from processor.stack import Stack
 from tests.acceptance.project import Process, Project, eventually
+from tests.bench.peers import Peer, clean_environment
 
 PARTITIONS = 8
 WAYS = Path(__file__).parent / "ways"
@@ -46,28 +49,36 @@ def payload_of(number: int) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one way took."""
+    """What one way took. `rss_mb`: the largest resident memory, and how it was over the run."""
 
     per_second: float
     cpu_us: float
+    rss_mb: float = 0.0
+    rss_over_time: tuple[float, ...] = ()
 
 
 class Site:
     """A project on a running stack."""
 
     def __init__(self, stack: Stack, folder: Path) -> None:
-        folder.mkdir()
         self.servers = stack.kafka.bootstrap_servers
-        self.project = Project(
-            folder,
-            {"kafka": {"bootstrap.servers": self.servers}, "registry": {"url": stack.registry.url},
-             "ledger": {"url": "none"}},
-        )  # fmt: skip
+        self._tables = {"kafka": {"bootstrap.servers": self.servers},
+                        "registry": {"url": stack.registry.url}}  # fmt: skip
+        self._folder = folder
+        folder.mkdir()
+        self.project = self.new_project("bench")
+        self.project.write_settings(ledger={"url": "none"})
         self.project.add_schema("bench.copy", FIELDS)
         for module in ("meter", "handlers"):
             self.project.add_module(module, (WAYS / f"{module}.py").read_text())
-        self.schema_path = folder / "schemas" / "bench.copy.avsc"
+        self.schema_path = self.project.folder / "schemas" / "bench.copy.avsc"
         self.schema = fastavro.parse_schema(json.loads(self.schema_path.read_text()))
+
+    def new_project(self, name: str) -> Project:
+        """Make another project on the same servers."""
+        folder = self._folder / name
+        folder.mkdir()
+        return Project(folder, self._tables)
 
     def topic(self, name: str, ordering: str, **more: Any) -> str:
         """Make a topic, which takes over the job type from the one before."""
@@ -129,7 +140,7 @@ class Site:
             worker.wait_for("partition taken over", count=PARTITIONS)
             process, log = worker.process, worker.log
         self._produce_steadily(topic, jobs, rate)
-        told = _told(process, out, log)
+        told = {name: _told(process, out, log)[name] for name in ("p50_ms", "p99_ms")}
         process.terminate()
         process.wait(60)
         return told
@@ -152,7 +163,7 @@ class Site:
 
     def worked(
         self, topic: str, jobs: int, app: str = "plain", *, env: dict[str, str] | None = None,
-        ledger: str = "none", **worker: Any,
+        ledger: str = "none", seconds_max: float = SECONDS_MAX, **worker: Any,
     ) -> Measured:  # fmt: skip
         """Work through a topic with a worker of a new group."""
         self.project.write_settings(
@@ -163,9 +174,70 @@ class Site:
         worker_process: Process = self.project.start(
             "work", f"handlers:{app}", "--topic", topic, env=mine
         )
-        told = _measured(worker_process.process, Path(given["BENCH_OUT"]), worker_process.log)
+        told = _measured(
+            worker_process.process, Path(given["BENCH_OUT"]), worker_process.log, seconds_max
+        )
         assert worker_process.end() == 0, worker_process.log.read_text()[-3000:]
         return told
+
+    def peer(self, peer: Peer, python: Path, topic: str, jobs: int, redis: str | None) -> Measured:
+        """Let a peer work through a topic, or through jobs that it has sent to Redis."""
+        env = self._environment(topic, jobs, {"PYTHONPATH": str(WAYS), "BENCH_REDIS": redis or ""})
+        env = {**clean_environment(), **env}
+        log = self.project.folder / f"{peer.script}.log"
+        arguments = [str(python), str(WAYS / peer.script)]
+        with log.open("wb") as stream:
+            if peer.redis:
+                subprocess.run([*arguments, "fill"], env=env, stdout=stream, stderr=stream,
+                               check=True, timeout=SECONDS_MAX)  # fmt: skip
+                arguments.append("work")
+            process = subprocess.Popen(arguments, env=env, stdout=stream, stderr=stream)
+        measured = _measured(process, Path(env["BENCH_OUT"]), log)
+        process.kill()
+        process.wait()
+        return measured
+
+    def busy(self, topic: str, jobs: int, processes: int) -> Measured:
+        """Work through CPU-bound jobs with some processes."""
+        self.project.write_settings(worker={"group": f"g-{uuid.uuid4().hex[:8]}"})
+        tally = self.project.folder / f"tally-{uuid.uuid4().hex[:8]}"
+        env = {**self._environment(topic, jobs, {}), "BENCH_TALLY": str(tally)}
+        mine = {name: value for name, value in env.items() if name.startswith("BENCH_")}
+        worker = self.project.start(
+            "work", "handlers:busy", "--topic", topic, "--processes", str(processes), env=mine
+        )
+
+        def done() -> int:
+            return tally.stat().st_size if tally.exists() else 0
+
+        # Both are at work when the clock starts: what is measured is the work, not the start.
+        first = eventually(lambda: done() > jobs // 10 and done(), otherwise=worker.log.read_text)
+        began, cpu = time.monotonic(), _cpu_seconds(worker.pid)
+        eventually(lambda: done() >= jobs, timeout=SECONDS_MAX, otherwise=worker.log.read_text)
+        seconds, cpu = time.monotonic() - began, _cpu_seconds(worker.pid) - cpu
+        assert worker.end() == 0, worker.log.read_text()[-3000:]
+        return Measured((jobs - first) / seconds, cpu / (jobs - first) * 1e6)
+
+    def cold(self, topic: str, way: str) -> float:
+        """Seconds from starting a process to its second job: it joins, fetches, decodes, runs."""
+        env = self._environment(topic, 2, {})
+        out = Path(env["BENCH_OUT"])
+        self.project.write_settings(worker={"group": f"g-{uuid.uuid4().hex[:8]}"})
+        began = time.monotonic()
+        if way == "raw loop":
+            env["PYTHONPATH"] = str(WAYS)
+            process = subprocess.Popen([sys.executable, str(WAYS / "raw.py")], env=env)
+        else:
+            mine = {name: value for name, value in env.items() if name.startswith("BENCH_")}
+            process = self.project.start(
+                "work", "handlers:plain", "--topic", topic, env=mine
+            ).process
+        while not out.exists() and time.monotonic() < began + SECONDS_MAX:
+            time.sleep(0.002)
+        seconds = time.monotonic() - began
+        process.terminate()
+        process.wait(60)
+        return seconds
 
     def _environment(self, topic: str, jobs: int, more: dict[str, str]) -> dict[str, str]:
         return {
@@ -180,20 +252,38 @@ class Site:
         }
 
 
-def _measured(process: subprocess.Popen[bytes], out: Path, log: Path | None = None) -> Measured:
-    told = _told(process, out, log)
+def _measured(
+    process: subprocess.Popen[bytes], out: Path, log: Path | None = None,
+    seconds_max: float = SECONDS_MAX,
+) -> Measured:  # fmt: skip
+    told = _told(process, out, log, seconds_max)
     if log is None:
         process.wait(SECONDS_MAX)
-    return Measured(told["per_second"], told["cpu_us"])
+    return Measured(told["per_second"], told["cpu_us"], told["rss_mb"], tuple(told["rss"]))
 
 
-def _told(process: subprocess.Popen[bytes], out: Path, log: Path | None = None) -> dict[str, float]:
-    until = time.monotonic() + SECONDS_MAX
+def _cpu_seconds(pid: int) -> float:
+    """CPU time of a process and its children so far."""
+    process = psutil.Process(pid)
+    times = [each.cpu_times() for each in (process, *process.children(recursive=True))]
+    return sum(each.user + each.system for each in times)
+
+
+def _told(
+    process: subprocess.Popen[bytes], out: Path, log: Path | None = None,
+    seconds_max: float = SECONDS_MAX,
+) -> dict[str, Any]:  # fmt: skip
+    """Wait for what the meter writes; adds the memory that was taken meanwhile, in MB."""
+    until = time.monotonic() + seconds_max
+    rss: list[float] = []
     while not out.exists():
+        with contextlib.suppress(psutil.Error):
+            rss.append(psutil.Process(process.pid).memory_info().rss / 1e6)
         gone = process.poll() is not None and not out.exists()
         if gone or time.monotonic() > until:
             process.kill()
             raise AssertionError("it ended early: " + (log.read_text()[-3000:] if log else ""))
         time.sleep(0.05)
-    told: dict[str, float] = json.loads(out.read_text())
-    return told
+    told: dict[str, Any] = json.loads(out.read_text())
+    every = max(1, len(rss) // 20)
+    return {**told, "rss_mb": max(rss, default=0.0), "rss": [round(each) for each in rss[::every]]}

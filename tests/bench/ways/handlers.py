@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from pathlib import Path
 
 from meter import Stopwatch, fails, from_environment
@@ -10,13 +11,35 @@ from processor import App
 
 meter = from_environment()
 stopwatch = Stopwatch(int(os.environ["BENCH_JOBS"]), Path(os.environ["BENCH_OUT"]))
-plain, waiting, failing, timed, many = App(), App(), App(), App(), App()
+plain, coroutine, waiting, failing, timed, many, busy, paced = (App() for _ in range(8))
 failed: set[int] = set()
 
 
 @plain.job("bench.copy")
 def nothing(payload: dict) -> None:
     meter.tick()
+
+
+@coroutine.job("bench.copy")
+async def nothing_awaited(payload: dict) -> None:
+    meter.tick()
+
+
+@paced.job("bench.copy")
+def sleep_a_little(payload: dict) -> None:
+    time.sleep(0.002)
+    meter.tick()
+
+
+TALLY = os.environ.get("BENCH_TALLY")
+tally = os.open(TALLY, os.O_WRONLY | os.O_APPEND | os.O_CREAT) if TALLY else -1
+
+
+@busy.job("bench.copy")
+def compute(payload: dict) -> None:
+    """A CPU-bound job of some 300 microseconds; each process adds a byte for it to one file."""
+    sum(number * number for number in range(5_000))
+    os.write(tally, b".")
 
 
 @timed.job("bench.copy")
