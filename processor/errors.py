@@ -19,6 +19,8 @@ A bug is none of these: it asserts, ends the worker, and the log replays what wa
 
 from __future__ import annotations
 
+import math
+
 
 class ProcessorError(Exception):
     """A fault with a message for a person, and a hint that says what to do next."""
@@ -56,8 +58,8 @@ class Retry(TransientError):
         self, message: str = "the handler asked for another attempt", *, after: float | None = None
     ) -> None:
         super().__init__(message)
-        if after is not None and after < 0:
-            raise ValueError(f"Retry(after={after}) must not be negative")
+        if after is not None and not 0 <= after < math.inf:
+            raise ValueError(f"Retry(after={after}) must be a number of seconds, 0 or more")
         self.after_seconds = after
 
 

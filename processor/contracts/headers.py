@@ -56,6 +56,7 @@ _HOP_WHOLE = frozenset(
 
 ERROR_MESSAGE_BYTES_MAX = 1024
 ID_BYTES_MAX = 256  # Of a job id or an idempotency key.
+DIGITS_MAX = 18  # Of a whole number: a ledger keeps it in 64 bits.
 
 
 def read_job(record: Record, origin: Position) -> JobHeaders:
@@ -162,7 +163,7 @@ def read_copy(record: Record) -> tuple[int, str] | None:
     for name, value in found.items():
         if value is None or (name not in _HOP_WHOLE and not value.isascii()):
             return _copy_of_all(record)
-        if name in _HOP_WHOLE and not (value.isdigit() and len(value) <= 19):
+        if name in _HOP_WHOLE and not (value.isdigit() and len(value) <= DIGITS_MAX):
             return None
     return int(found.get(HOP_EPOCH, b"0")), found.get(HOP_COPY, b"").decode()
 
@@ -180,7 +181,7 @@ def read_marker(record: Record) -> int | None:
     if record.key is not None or record.value is not None:
         return None
     for name, value in record.headers:
-        if name == TAKEOVER and value is not None and value.isdigit() and len(value) <= 18:
+        if name == TAKEOVER and value is not None and value.isdigit() and len(value) <= DIGITS_MAX:
             return int(value)
     return None
 
@@ -206,7 +207,8 @@ def main_hop(record: Record) -> Hop:
     if not record.headers or HOP_REPLAY not in dict(record.headers):
         return first
     try:
-        if record.value is None and any(name == HOP_REPLAY_END for name, _ in record.headers):
+        ends = any(name == HOP_REPLAY_END for name, _ in record.headers)
+        if ends and record.value is None and record.key is not None:
             replay = _whole(dict(record.headers), HOP_REPLAY) or 0
             return first._replace(replay=replay, ends_replay=True)
         hop = read_hop(record)
@@ -311,8 +313,8 @@ def _whole(found: dict[str, bytes], name: str) -> int | None:
     value = found.get(name)
     if value is None:
         return None
-    if not (value.isdigit() and len(value) <= 19):
-        raise ContractError(f"header `{name}` is no whole number of at most 19 digits")
+    if not (value.isdigit() and len(value) <= DIGITS_MAX):
+        raise ContractError(f"header `{name}` is no whole number of at most {DIGITS_MAX} digits")
     return int(value)
 
 

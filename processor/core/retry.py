@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 from processor.model import Failure
 
+DELAY_SECONDS_MAX = 366 * 86_400.0  # What a handler asks for: no later, whatever it says.
+
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
@@ -88,7 +90,7 @@ def after_failure(
 
 def _delay_seconds(failure: Failure, attempt: int, policy: RetryPolicy, jitter: float) -> float:
     if failure.retry_after_seconds is not None:
-        return failure.retry_after_seconds
+        return min(failure.retry_after_seconds, DELAY_SECONDS_MAX)
     if policy.tiers == 0:
         return 1.0  # A topic without tiers that still allows attempts: a second in place.
     # More attempts than delays: the last delay is used again.

@@ -334,5 +334,5 @@ def _asked_not_before_ms(record: Record) -> int:
     """The last header counts, as in `read_job`; a malformed one is told of when the job is run."""
     for name, value in reversed(record.headers):
         if name == headers.NOT_BEFORE and value is not None:
-            return int(value) if value.isdigit() and len(value) <= 19 else 0
+            return int(value) if value.isdigit() and len(value) <= headers.DIGITS_MAX else 0
     return 0

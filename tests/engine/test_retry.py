@@ -133,6 +133,57 @@ def test_topic_without_tiers_waits_in_place(bench: Bench):
     assert bench.committed() == 2
 
 
+@pytest.mark.parametrize("after", [float("inf"), float("nan"), -1.0])
+def test_retry_at_no_time_is_the_handler_s_mistake(after: float):
+    with pytest.raises(ValueError, match="a number of seconds"):
+        Retry("later", after=after)
+
+
+def test_retry_asked_for_in_a_million_years_keeps_its_attempts(bench: Bench):
+    bench.submit(1)
+    bench.fail(1, fault=Retry("later", after=1e17))
+    bench.member().go()
+
+    (hop,) = bench.hops(TIER_1)
+    assert hop.attempt == 1
+    assert hop.not_before_ms < (bench.clock.now() + 367 * 86_400) * 1000
+
+
+FOREIGN = [
+    ("processor-origin-topic", b"t"), ("processor-origin-partition", b"0"),
+    ("processor-origin-offset", b"0"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        [*FOREIGN, ("processor-replay", b"9" * 19)],
+        [*FOREIGN, ("processor-replay", b"1"), ("processor-attempt", b"9" * 19)],
+    ],
+)
+@pytest.mark.parametrize("hold", [False, True])
+def test_foreign_record_with_a_number_beyond_64_bits_is_a_job_like_any_other(
+    bench: Bench, written: list[tuple[str, bytes]], hold: bool
+):
+    bench.submit(0)
+    bench.broker.append("t", 0, key=b"k", value=b"5", headers=written)
+    bench.submit(1, "b")
+    bench.member(hold=hold).go(20)
+
+    assert sorted(bench.effects()) == [0, 1, 5]
+    assert bench.committed() == 3
+
+
+def test_end_of_a_replay_without_a_key_is_no_such_thing(bench: Bench):
+    bench.broker.append("t", 0, key=None, value=None, headers=headers.write_replay_end(1))
+    bench.submit(1)
+    bench.member().go(20)
+
+    assert bench.effects() == [1]
+    assert bench.committed() == 2
+
+
 def test_delay_that_the_handler_asks_for_replaces_the_tiers(bench: Bench):
     bench.submit(1)
     bench.fail(1, fault=Retry("busy", after=120.0))
