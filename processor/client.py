@@ -19,10 +19,10 @@ from processor.adapters.broker import (
     fault_of,
     kafka_error,
     made,
+    produce,
     servers_of,
     topics_found,
 )
-from processor.adapters.kafka import produce
 from processor.adapters.kafka_settings import client_id, producer_settings
 from processor.adapters.registry import Registry
 from processor.contracts.avro import Encoder, subject_for

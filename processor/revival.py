@@ -14,8 +14,7 @@ from typing import Literal
 
 from confluent_kafka import KafkaError, Message, Producer
 
-from processor.adapters.broker import fault_of, made
-from processor.adapters.kafka import produce
+from processor.adapters.broker import fault_of, made, produce
 from processor.adapters.kafka_settings import client_id, producer_settings
 from processor.contracts.topics import Topic
 from processor.dead import fetched

@@ -10,6 +10,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient, TopicMetadata
 
 from processor.errors import BrokerUnavailable, ProcessorError, UsageError
+from processor.model import Outgoing
 
 REACH_SECONDS = 10.0
 ASK_SECONDS = 2.0  # One question; between two of them a refusal is noticed.
@@ -162,3 +163,24 @@ def kafka_error(fault: KafkaException) -> KafkaError:
     error = fault.args[0]
     assert isinstance(error, KafkaError)
     return error
+
+
+def produce(producer: Producer, outgoing: Outgoing, answered: Any) -> None:
+    """Hand bytes to a producer; `answered(error, message)` is called when it is polled."""
+    if outgoing.partition is None:
+        producer.produce(
+            outgoing.topic,
+            value=outgoing.value,
+            key=outgoing.key,
+            headers=outgoing.headers,  # type: ignore[arg-type]
+            on_delivery=answered,
+        )
+    else:
+        producer.produce(
+            outgoing.topic,
+            value=outgoing.value,
+            key=outgoing.key,
+            partition=outgoing.partition,
+            headers=outgoing.headers,  # type: ignore[arg-type]
+            on_delivery=answered,
+        )

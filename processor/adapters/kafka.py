@@ -27,6 +27,7 @@ from processor.adapters.broker import (
     fault_while_serving,
     kafka_error,
     made,
+    produce,
     servers_of,
 )
 from processor.adapters.kafka_scan import scan
@@ -340,19 +341,29 @@ class KafkaLog:
 
             return answered
 
-        for number, each in enumerate(outgoing):
-            produce(self._producer, each, answering(number))
         until = time.monotonic() + CALL_SECONDS
+        for number, each in enumerate(outgoing):
+            while True:
+                try:
+                    produce(self._producer, each, answering(number))
+                    break
+                except BufferError:  # Full of copies that are not answered yet.
+                    if time.monotonic() >= until:
+                        raise self._unanswered() from None
+                    self._producer.poll(0.05)
         while len(offsets) < len(outgoing) and time.monotonic() < until:
             self._producer.poll(0.05)
         if failed:
             raise self._fault(failed[0], "append")
         if len(offsets) < len(outgoing):
-            raise BrokerUnavailable(
-                f"Kafka at {servers_of(self._settings)} did not acknowledge an append within "
-                f"{CALL_SECONDS:.0f} s"
-            )
+            raise self._unanswered()
         return [offsets[number] for number in range(len(outgoing))]
+
+    def _unanswered(self) -> BrokerUnavailable:
+        return BrokerUnavailable(
+            f"Kafka at {servers_of(self._settings)} did not acknowledge an append within "
+            f"{CALL_SECONDS:.0f} s"
+        )
 
     def scan(self, ranges: Mapping[Partition, tuple[int, int]]) -> Iterator[Record]:
         """Read with a consumer of its own, outside the group's assignment."""
@@ -373,27 +384,6 @@ class KafkaLog:
             self._producer.poll(0)
             if not self._ended:
                 self._consumer.close()
-
-
-def produce(producer: Producer, outgoing: Outgoing, answered: Any) -> None:
-    """Hand bytes to a producer; `answered(error, message)` is called when it is polled."""
-    if outgoing.partition is None:
-        producer.produce(
-            outgoing.topic,
-            value=outgoing.value,
-            key=outgoing.key,
-            headers=outgoing.headers,  # type: ignore[arg-type]
-            on_delivery=answered,
-        )
-    else:
-        producer.produce(
-            outgoing.topic,
-            value=outgoing.value,
-            key=outgoing.key,
-            partition=outgoing.partition,
-            headers=outgoing.headers,  # type: ignore[arg-type]
-            on_delivery=answered,
-        )
 
 
 def _partitions(given: Sequence[TopicPartition]) -> list[Partition]:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from io import BytesIO
+from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
 from fastavro import schemaless_reader, schemaless_writer
@@ -143,6 +144,7 @@ class Decoder:
         self._clock = clock
         self._reads: dict[int, Reading] = {}
         self._unknown: dict[int, tuple[float, str]] = {}  # id -> (until, why)
+        self._learning = Lock()  # Pool threads share one decoder.
 
     def decode(self, value: bytes | None) -> Decoded:
         """Read one record's value.
@@ -174,14 +176,17 @@ class Decoder:
         try:
             writer = _writer_schema(schema_id, self._source.schema_by_id(schema_id))
         except ContractError as fault:
-            _drop_oldest(self._unknown, UNKNOWN_IDS_MAX)
-            self._unknown[schema_id] = (self._clock() + UNKNOWN_ID_SECONDS, fault.message)
+            with self._learning:
+                _drop_oldest(self._unknown, UNKNOWN_IDS_MAX)
+                self._unknown[schema_id] = (self._clock() + UNKNOWN_ID_SECONDS, fault.message)
             raise
-        self._unknown.pop(schema_id, None)
-        _drop_oldest(self._reads, SCHEMAS_MAX)
         reader = self._reader_of(writer)
         read = _reading(schema_id, writer, reader, bytes_max=self._value_bytes_max)
-        self._reads[schema_id] = reading = Reading(writer["name"], read)
+        reading = Reading(writer["name"], read)
+        with self._learning:
+            self._unknown.pop(schema_id, None)
+            _drop_oldest(self._reads, SCHEMAS_MAX)
+            self._reads[schema_id] = reading
         return reading
 
     def _reader_of(self, writer: dict[str, Any]) -> dict[str, Any] | None:

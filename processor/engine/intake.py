@@ -27,7 +27,7 @@ class Intake:
         self,
         log: Log,
         clock: Clock,
-        mean_seconds: Callable[[Assignment], float],
+        mean_seconds: Callable[[str], float],
         memory_max: int,
     ) -> None:
         self._log = log
@@ -82,7 +82,7 @@ class Intake:
 
         Only where its jobs are quick, and not for long: meanwhile all partitions wait.
         """
-        seconds = self._mean_seconds(assignment) * lane.watermark.unsettled
+        seconds = self._mean_seconds(assignment.partition.topic) * lane.watermark.unsettled
         if lane.records_max < HOLD_BACK_RECORDS_MIN or seconds > HOLD_BACK_SECONDS_MAX:
             return False
         since = self._full_since.setdefault(partition, now)

@@ -89,6 +89,7 @@ class Quick:
                 at = self._run_batch(work, kind, at, outcomes)
             elif kind is not None:
                 at = self._run_kind(work, kind, at, outcomes, report)
+                work.running = None  # The next kind's schema may have to be asked for.
             if at == began:
                 break
         work.running = None

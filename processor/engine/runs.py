@@ -19,16 +19,12 @@ from processor.engine.context import JobCancelled
 from processor.engine.journey import Admission, EndReplay, Hold, KnownDead, Park, Run
 from processor.engine.notes import job_type_of
 from processor.engine.outcomes import timed_out
+from processor.engine.pace import SLOW_SECONDS, TOGETHER_SECONDS, Pace
 from processor.engine.ports import Clock, Owner
 from processor.engine.settlement import Settlement
 from processor.engine.slices import Done, Failed, Outcome, Pool, Running, Slice, Succeeded
 from processor.engine.telemetry import Telemetry
 from processor.errors import JobTimeout
-
-# Jobs of many keys that end within so long are run by one thread, one after the other: handing each
-# key to a thread takes longer. What takes longer after all is handed back.
-QUICK_SECONDS = 0.0005
-TOGETHER_SECONDS = 0.01
 
 
 class Runs:
@@ -54,11 +50,9 @@ class Runs:
         self._jitter = jitter
         self._telemetry = telemetry
         self._logger = logger
-        self._slice_records_max = slice_records_max
         self._timeout_grace_seconds = timeout_grace_seconds
         self._slices: set[Slice] = set()
-        self._lingering: dict[Lane, float] = {}  # Until when.
-        self._mean_seconds: dict[str, float] = {}  # Of a topic's runs, lately.
+        self.pace = Pace(clock, slice_records_max)
 
     @property
     def any(self) -> bool:
@@ -69,10 +63,6 @@ class Runs:
     def slices(self) -> Collection[Slice]:
         """What the pool works on now."""
         return self._slices
-
-    def mean_seconds(self, assignment: Assignment) -> float:
-        """How long a run of this topic takes lately; 0: none has run."""
-        return self._mean_seconds.get(assignment.partition.topic, 0.0)
 
     def admit(self, assignments: Iterable[Assignment]) -> bool:
         """Start what may run. Returns whether the pool was used up."""
@@ -85,7 +75,7 @@ class Runs:
                 continue
             for lane in reversed(assignment.lanes):  # Older work first: the deepest tier.
                 while free[kind] > 0:
-                    taken = self._take(assignment, lane, now)
+                    taken = self.pace.take(assignment, lane, now)
                     if not taken:
                         break
                     if isinstance(taken, Stretch):
@@ -130,9 +120,11 @@ class Runs:
             running = work.running
             if running is None:
                 continue
+            if now >= running.started + SLOW_SECONDS:
+                self.pace.saw_slow(work.assignment.partition.topic)
             offset, timeout_at = running.offset, running.timeout_at  # In this order.
-            if now < timeout_at:
-                continue
+            if offset < 0 or now < timeout_at:
+                continue  # Below 0: it is between two runs.
             running.tell(JobTimeout)
             late = now >= timeout_at + self._timeout_grace_seconds
             if late and work.abandon(running, offset):
@@ -146,42 +138,12 @@ class Runs:
 
     def cancel(self, assignment: Assignment) -> None:
         """Ask the runs of a dropped assignment to end: nobody waits for them."""
-        self._lingering.pop(assignment.lanes[0], None)
+        self.pace.forget(assignment.lanes[0])
         self.stop([assignment])
         for work in self._slices:
             running = work.running
             if work.assignment is assignment and running is not None:
                 running.tell(JobCancelled)
-
-    def _take(self, assignment: Assignment, lane: Lane, now: float) -> list[Entry] | Stretch:
-        """Take what one slice is to hold."""
-        if assignment.linger_seconds > 0 and self._lingers(assignment, lane, now):
-            return []
-        count_max = max(self._slice_records_max, assignment.batch_max)
-        if lane.ordering is Ordering.PARTITION:
-            return lane.take(now=now, count_max=count_max)
-        mean = self.mean_seconds(assignment)
-        together = mean < QUICK_SECONDS
-        if together and mean > 0:
-            quick = max(1, int(TOGETHER_SECONDS / mean))
-            count_max = min(count_max, max(assignment.batch_max, quick))
-        return lane.take(now=now, count_max=count_max, together=together)
-
-    def _lingers(self, assignment: Assignment, lane: Lane, now: float) -> bool:
-        """Whether a lane's batch is to become fuller before it is taken."""
-        if lane.tier > 0 or lane.waiting == 0 or lane.waiting >= assignment.batch_max:
-            self._lingering.pop(lane, None)
-            return False
-        until = self._lingering.setdefault(lane, now + assignment.linger_seconds)
-        if now < min(until, now + assignment.linger_seconds):  # Clocks may be set back.
-            return True
-        del self._lingering[lane]
-        return False
-
-    @property
-    def lingers_until(self) -> float | None:
-        """When the next batch is taken that is not full."""
-        return min(self._lingering.values(), default=None)
 
     def _admit_stretch(
         self, assignment: Assignment, lane: Lane, stretch: Stretch, now: float
@@ -270,12 +232,7 @@ class Runs:
                 work.all_done = True
             self._telemetry.settled(topic, each.job_type, "done", len(each.offsets))
             self._telemetry.ran(topic, each.job_type, each.seconds)
-            self._learn(topic, each.seconds)
-
-    def _learn(self, topic: str, seconds: Sequence[float]) -> None:
-        """Note how long a topic's runs take lately."""
-        mean = sum(seconds) / len(seconds)
-        self._mean_seconds[topic] = 0.7 * self._mean_seconds.get(topic, mean) + 0.3 * mean
+            self.pace.learn(topic, each.seconds)
 
     def _judge_all(
         self, work: Slice, assignment: Assignment, outcomes: Sequence[tuple[Entry, Outcome]]
@@ -293,7 +250,7 @@ class Runs:
         for job_type in {job_type_of(entry) for entry, _ in runs}:
             self._telemetry.ran(topic, job_type, [s for e, s in runs if job_type_of(e) == job_type])
         if runs:
-            self._learn(topic, [seconds for _, seconds in runs])
+            self.pace.learn(topic, [seconds for _, seconds in runs])
         return waiting
 
     def _judge(self, entry: Entry, outcome: Outcome, assignment: Assignment) -> bool:

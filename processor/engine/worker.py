@@ -105,7 +105,7 @@ class Worker:
             slice_records_max=limits.slice_records_max,
             timeout_grace_seconds=limits.timeout_grace_seconds,
         )
-        self.intake = Intake(log, clock, self._runs.mean_seconds, limits.memory_max)
+        self.intake = Intake(log, clock, self._runs.pace.mean_seconds, limits.memory_max)
         self.watch = Watch(
             log=log,
             pool=pool,
@@ -215,10 +215,8 @@ class Worker:
         """How long to wait for records: short while an answer is awaited."""
         if not self._runs.any and all(each.settling == 0 for each in self._assignments.values()):
             wakes = [lane.wakes_at for _, lane in self._lanes.values() if lane.wakes_at is not None]
-            if self._runs.lingers_until is not None:
-                wakes.append(self._runs.lingers_until)
             until = min(wakes, default=float("inf")) - self._clock.now()
-            return max(0.0, min(POLL_SECONDS_MAX, until))
+            return max(0.0, min(POLL_SECONDS_MAX, until, self._runs.pace.lingers_seconds))
         return min(POLL_SECONDS_MIN * (1 + self._quiet_turns), 0.02)
 
     # Collect: answers from the log, errands and slices.

@@ -17,8 +17,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from processor.adapters.broker import Heard, fault_while_serving, kafka_error, made
-from processor.adapters.kafka import produce
+from processor.adapters.broker import Heard, fault_while_serving, kafka_error, made, produce
 from processor.adapters.kafka_settings import client_id, producer_settings
 from processor.contracts import headers
 from processor.errors import OutageError, UsageError

@@ -156,6 +156,8 @@ class Bench:
         default_factory=dict
     )
     decode_faults: list[BaseException] = field(default_factory=list)
+    # Called where the registry would be asked; it may raise.
+    on_new_schema: Callable[[bytes | None], None] = lambda _: None
     sinks: tuple[Any, ...] | None = None  # Instead of `sink`.
     batch_max: int | None = None  # The handler is given so many jobs at once.
     linger_seconds: float = 0.0
@@ -361,6 +363,7 @@ class Bench:
             raise ContractError("the value is no job") from None
 
     def _reading(self, value: bytes | None) -> Any:
+        self.on_new_schema(value)
         job_type, _ = self._decode(value)
 
         def read(value: bytes) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from processor import App
+from processor.core.lane import Ordering
 from processor.engine.batch import results_of
 from processor.errors import Reject, UsageError
 from processor.sinks.no_ledger import NoLedger
@@ -41,6 +42,36 @@ def test_handler_is_given_batches_in_order(bench: Bench):
     assert bench.batches == [[0, 1, 2], [3, 4, 5], [6, 7]]
     assert bench.committed() == 8
     assert member.telemetry.outcomes == {"done": 8}
+
+
+def test_batch_that_is_not_full_waits_for_its_linger_whatever_the_wall_clock_does():
+    bench = without_ledger()
+    bench.batch_max, bench.linger_seconds = 10, 1.0
+    bench.submit(0, "a")
+    member = bench.member()
+    member.go(3)
+    before = list(bench.batches)
+    bench.clock.jump(-3600.0)
+    bench.clock.advance(1.1)
+    member.go(3)
+
+    assert before == []
+    assert bench.batches == [[0]]
+
+
+def test_keys_of_one_lane_linger_once_and_not_one_after_the_other():
+    bench = with_ledger()
+    bench.batch_max, bench.linger_seconds = 100, 1.0
+    member = bench.member(ordering=Ordering.KEY)
+    for n in range(40):
+        bench.submit(n, f"k{n}")
+    member.go(3)
+    before = list(bench.batches)
+    bench.clock.advance(1.1)
+    member.go(100)
+
+    assert before == []
+    assert sum(map(len, bench.batches)) == 40
 
 
 def test_job_that_fails_in_a_batch_is_retried_and_only_its_key_comes_again(bench: Bench):

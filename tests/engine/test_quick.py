@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from processor.core.lane import Ordering
-from processor.errors import Reject
+from processor.errors import RegistryUnavailable, Reject
 from processor.sinks.no_ledger import NoLedger
-from tests.engine.bench import LETTERS, MAIN, TIER_1, Bench
+from tests.engine.bench import LETTERS, MAIN, TIER_1, Bench, Member
 
 NEVER = Reject("never")
 
@@ -20,9 +20,11 @@ def bench() -> Bench:
 
 @pytest.mark.parametrize("ordering", list(Ordering))
 def test_quick_jobs_of_many_keys_are_one_slice(bench: Bench, ordering: Ordering):
-    for n in range(5):
-        bench.submit(n, f"k{n % 3}")
+    bench.submit(0, "k0")
     member = bench.member(ordering=ordering)
+    member.go()  # Its runs have been seen to be quick.
+    for n in range(1, 6):
+        bench.submit(n, f"k{n % 3}")
     member.worker.step()
     member.worker.step()
 
@@ -30,9 +32,60 @@ def test_quick_jobs_of_many_keys_are_one_slice(bench: Bench, ordering: Ordering)
     member.go()
 
     assert slices == 1
-    assert bench.runs == [0, 1, 2, 3, 4]
-    assert bench.committed() == 5
-    assert member.telemetry.outcomes == {"done": 5}
+    assert bench.runs == [0, 1, 2, 3, 4, 5]
+    assert bench.committed() == 6
+    assert member.telemetry.outcomes == {"done": 6}
+
+
+def keys_that_start_beside_a_slow_one(bench: Bench, member: Member) -> int:
+    started: list[object] = []
+
+    def slow(_: object) -> None:
+        for _ in range(10):
+            bench.clock.advance(30.0)
+            member.worker.step()
+        started.extend(member.pool.pending)
+
+    for n, key in enumerate(["a", "b", "c"], start=100):
+        bench.submit(n, key)
+    bench.script[100] = [slow]
+    member.go()
+    return len(started)
+
+
+def test_slow_job_of_one_key_lets_other_keys_run(bench: Bench):
+    member = bench.member(ordering=Ordering.KEY, slots=4, timeout_seconds=3600.0)
+
+    assert keys_that_start_beside_a_slow_one(bench, member) == 2
+
+
+def test_keys_have_threads_of_their_own_for_a_while_after_a_slow_job(bench: Bench):
+    member = bench.member(ordering=Ordering.KEY, slots=4, timeout_seconds=3600.0)
+    bench.submit(0, "a")
+    bench.script[0] = [lambda _: bench.clock.advance(1.0)]
+    for n in range(1, 50):
+        bench.submit(n, "a")  # The mean is quick again.
+    member.go(30)
+
+    assert keys_that_start_beside_a_slow_one(bench, member) == 2
+
+
+def test_registry_that_answers_late_between_two_kinds_of_jobs_is_no_job_that_hangs(bench: Bench):
+    member = bench.member(timeout_seconds=2.0, timeout_grace_seconds=1.0)
+
+    def late(value: bytes | None) -> None:
+        if value is not None and value.startswith(b"X"):
+            bench.clock.advance(5.0)
+            member.worker.step()
+            raise RegistryUnavailable("no answer")
+
+    bench.on_new_schema = late
+    bench.submit(0, "a")
+    bench.append(b"X".ljust(12), "b", written=[])
+    member.go()
+
+    assert bench.runs == [0]
+    assert member.pool.replaced == 0
 
 
 def test_slow_jobs_of_many_keys_run_side_by_side(bench: Bench):
