@@ -121,8 +121,8 @@ def test_full_fence_pauses_main_and_recovers(project: Project) -> None:
         assert all(isinstance(each, Accepted) for each in client.submit_many(jobs))
 
     worker = project.start("work", "handlers:app", "--topic", topic)
-    eventually(lambda: waiting(project, topic)[1] >= 20)
-    paused = waiting(project, topic)
+    # Looked at once: what is parked now is run two seconds later.
+    paused = eventually(lambda: (seen := waiting(project, topic))[1] >= 20 and seen)
     done = Path(project.folder, "done")
     eventually(lambda: done.exists() and len(done.read_text().split()) == 200, timeout=90)
     assert worker.end() == 0

