@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from processor.contracts import headers
 from processor.engine.replay import in_order, letter_of, replay_end, replayed
-from processor.model import Position, Record
+from processor.model import Record
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -86,7 +86,7 @@ def _waiting(world: World) -> list[Record]:
             floor = 0
             for record in world.broker.read(partition, 0, 10**9):
                 floor = max(floor, headers.read_marker(record) or 0)
-                hop = headers.read_hop(record)
+                hop = world.hop_of(record)
                 void = topic != "t" and hop is not None and hop.epoch < floor
                 if record.offset >= start and not void:
                     found.append(record)
@@ -96,9 +96,3 @@ def _waiting(world: World) -> list[Record]:
 def _identity(record: Record) -> str | None:
     found = dict(record.headers).get(headers.JOB_ID)
     return None if found is None else f"job:{found.decode()}"
-
-
-def origin_of(record: Record) -> Position | None:
-    """Where a copy's job is on the main topic."""
-    hop = headers.read_hop(record)
-    return None if hop is None else hop.origin

@@ -12,14 +12,13 @@ import json
 import random
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from processor.contracts import headers
 from processor.core.lane import Ordering
 from processor.core.retry import RetryPolicy
 from processor.engine.call import Caller
-from processor.engine.context import JobContext
 from processor.engine.job import JobSpec
 from processor.engine.ports import CommitRefused, Delivery
 from processor.engine.quick import Quick
@@ -28,11 +27,11 @@ from processor.engine.takeover import Rules, Takeover
 from processor.engine.telemetry import Telemetry
 from processor.engine.worker import Limits, Worker
 from processor.errors import BrokerUnavailable, Reject, SinkUnavailable
-from processor.model import Effect, JobStatus, Outgoing, Partition, Position, Record
+from processor.model import Effect, Hop, JobStatus, Outgoing, Partition, Position, Record
 from processor.sinks.no_ledger import NoLedger
 from processor.testing import Broker, ManualClock, ManualPool, MemoryLog, WatchedLedger
 from processor.testing.memory_ledger import MemoryLedger, MemorySink
-from tests.simulation.operators import operate, origin_of, prune
+from tests.simulation.operators import operate, prune
 
 GROUP = "g"
 WORKERS = 3
@@ -40,6 +39,8 @@ TICKS_MAX = 6000
 FAULTS_UNTIL = 400
 CALM_FROM = 800  # From here on every run of a handler succeeds: what is left must end.
 REPLAYS_MAX = 12  # Before that.
+TIMEOUT_SECONDS = 50.0  # Of a run. Only one that hangs takes so long.
+GRACE_SECONDS = 1.0
 
 
 class Crash(BaseException):
@@ -165,6 +166,7 @@ class World:
     def __init__(self, seed: int, defect: Defect | None = None) -> None:
         self.random = r = random.Random(seed)
         self.told = Told()
+        self._hops: dict[Position, Hop | None] = {}
         self.clock = ManualClock()
         hot = seed % 2 == 1  # Every other world: one or two hot keys, many failures and faults.
         self.tiers = r.randint(1, 3)
@@ -186,6 +188,10 @@ class World:
         self.ledgerless = seed % 16 == 15
         if self.ledgerless:
             self.hold = self.replays = False
+        # One in four: handlers that are given many jobs at once. One in four: runs that hang.
+        self.batch_max = r.choice((1, 2, 3, 10)) if r.random() < 0.25 else None
+        self.linger_seconds = r.choice((0.0, 0.3)) if self.batch_max else 0.0
+        self.p_hang = 0.05 if r.random() < 0.25 and not self.ledgerless else 0.0
         self.replay = 0
         self.lane_records_max = r.choice((1, 3, 100))
         self.fence_records_max = r.choice((1, 3, 100))
@@ -237,7 +243,8 @@ class World:
         if not self.ledgerless:
             ledger = WatchedLedger(self.store)
             ledger.before = ledger.after = self.trouble
-        jobs = {"count": self.spec()}
+        made: list[Member | None] = [None]
+        jobs = {"count": self.spec(lambda: made[0])}
         runner = Runner(
             jobs=jobs,
             decode=lambda value: ("count", json.loads(value or b"null")),
@@ -248,14 +255,14 @@ class World:
                 ledger=ledger,
                 objects=None,  # type: ignore[arg-type] - no job here opens one.
                 clock=self.clock,
-                timeout_seconds=1e9,
+                timeout_seconds=TIMEOUT_SECONDS,
                 bind_log=lambda *_: Silent(),
             ),
             quick=Quick(
                 jobs=jobs,
                 reading=lambda value: Numbers(),
                 clock=self.clock,
-                timeout_seconds=1e9,
+                timeout_seconds=TIMEOUT_SECONDS,
                 bind_log=lambda *_: Silent(),
             ),
         )
@@ -268,6 +275,8 @@ class World:
                 publish_status=False,
                 fence=self.fence,
                 hold=self.hold,
+                batch_max=self.batch_max or 1,
+                linger_seconds=self.linger_seconds,
             )
         }
         takeover = self.takeover_type(
@@ -296,33 +305,70 @@ class World:
                 commit_interval_seconds=self.random.choice((0.0, 0.2, 1.0)),
                 drain_seconds=self.random.choice((0.0, 0.5, 5.0)),
                 takeover_again_seconds=0.2,
+                timeout_grace_seconds=GRACE_SECONDS,
             ),
             worker_id="w",
         )
-        member = Member(worker, log, pool)
+        member = made[0] = Member(worker, log, pool)
         pool.on_wait = lambda seconds: self.while_draining(member, seconds)
         log.before_commit = log.after_commit = self.commit_trouble
         worker.join()
         return member
 
-    def spec(self) -> JobSpec:
-        return JobSpec(
+    def spec(self, member: Callable[[], Member | None]) -> JobSpec:
+        spec = JobSpec(
             job_type="count",
             topic="t",
-            call=self.handle,
+            call=lambda n, _: self.hang(member) or self.handle(n),
             convert=lambda payload: payload,
             is_async=False,
             timeout_seconds=None,
             permanent=(),
-            simple=lambda n: self.handle(n, None),
+            simple=self.handle,
             sinks=() if self.ledgerless else (self.sink,),
         )
+        if self.batch_max is None:
+            return spec
+        return replace(
+            spec,
+            batch_max=self.batch_max,
+            call=lambda numbers, _: self.hang(member) or self.handle_batch(numbers),
+            simple=self.handle_batch,
+        )
+
+    def hang(self, member: Callable[[], Member | None]) -> None:
+        """Ignore the timeout now and then: the loop gives the run up while it goes on."""
+        mine = member()
+        if self.depth > 0 or mine is None or not self.happens(self.p_hang):
+            return
+        self.clock.advance(TIMEOUT_SECONDS + GRACE_SECONDS + 1.0)
+        self.depth += 1
+        try:
+            mine.worker.step()
+        finally:
+            self.depth -= 1
+
+    def handle_batch(self, numbers: list[int]) -> list[Any]:
+        """Each by itself; what follows a failure within a key is left out."""
+        results: list[Any] = []
+        failed: set[str] = set()
+        for n in numbers:
+            key = self.told.submitted[n]
+            if key is not None and key in failed:
+                results.append(None)
+                continue
+            try:
+                results.append(self.handle(n))
+            except Exception as fault:  # noqa: BLE001 - as any handler's.
+                results.append(fault)
+                failed.add(key or "")
+        return results
 
     def main(self, number: int) -> Partition:
         """A main partition."""
         return Partition("t", number)
 
-    def handle(self, n: int, context: JobContext | None) -> dict[str, int]:
+    def handle(self, n: int) -> dict[str, int]:
         if self.depth < 2 and self.random.random() < 0.2:
             self.depth += 1  # The world goes on while the job runs.
             try:
@@ -375,10 +421,18 @@ class World:
         if any(effect.result["n"] == n for effect in self.store.written):
             return True
         return any(
-            origin_of(record) == place
+            hop is not None and hop.origin == place
             for topic in (*self.topic.retry_topics, "t.dlt")
             for record in self.broker.records(topic)
+            for hop in (self.hop_of(record),)
         )
+
+    def hop_of(self, record: Record) -> Hop | None:
+        """A record's way so far: read once, since it is asked for at every commit."""
+        place = Position(record.topic, record.partition, record.offset)
+        if place not in self._hops:
+            self._hops[place] = headers.read_hop(record)
+        return self._hops[place]
 
     # Time goes on.
 
