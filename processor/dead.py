@@ -11,6 +11,7 @@ from typing import Any, Literal
 from processor.adapters.reader import TopicReader
 from processor.contracts.topics import Topic
 from processor.engine.operations import OperatorLedger
+from processor.engine.ports import row_among
 from processor.engine.replay import Letter, in_order, letter_of
 from processor.model import Hop, JobHeaders, Partition, Record
 from processor.settings import Settings
@@ -189,17 +190,17 @@ def grouped(letters: Iterable[DeadLetter], by: str) -> list[dict[str, Any]]:
 def _states(letters: Sequence[Letter], ledger: OperatorLedger | None) -> list[State]:
     rows: dict[str, Any] = {}
     if ledger is not None:
-        identities = [each.identity for each in letters]
+        identities = [name for each in letters for name in each.identities]
         for start in range(0, len(identities), LOOKUP_MAX):
             rows |= ledger.lookup(identities[start : start + LOOKUP_MAX])
     return [_state(each, rows) for each in letters]
 
 
 def _state(letter: Letter, rows: Mapping[str, Any]) -> State:
-    row = rows.get(letter.identity)
+    row = row_among(rows, letter.identities)
     if row is not None and row.state == "done":
         return "done"
-    if row is not None and row.state == "purged" and row.job_id == letter.job.job_id:
+    if row is not None and row.state == "purged":
         return "purged"
     return "held" if letter.held else "dead"
 

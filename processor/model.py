@@ -150,6 +150,11 @@ class Effect(NamedTuple):
     replay: int = 0  # The operator's replay that it was run for.
     payload_hash: str | None = None  # Where a producer named the job with an idempotency key.
 
+    @property
+    def identities(self) -> tuple[str, ...]:
+        """Name the ledger's rows that tell of the job: of its effect, then its own."""
+        return identities_of(self.identity, self.job_id)
+
 
 class JobHeaders(NamedTuple):
     """What a record says of its job. Times are milliseconds since the epoch."""
@@ -164,10 +169,28 @@ class JobHeaders(NamedTuple):
     traceparent: str | None = None
 
     def identity(self, job_type: str) -> str:
-        """Name the ledger's row: by the producer's idempotency key, else by the job id."""
+        """Name the job's effect: by the producer's idempotency key, else by the job id."""
         if self.idempotency_key is not None:
             return f"key:{job_type}:{self.idempotency_key}"
         return f"job:{self.job_id}"
+
+    def identities(self, job_type: str) -> tuple[str, ...]:
+        """Name the ledger's rows that tell of the job: of its effect, then its own."""
+        return identities_of(self.identity(job_type), self.job_id)
+
+
+def own_identity(identity: str, job_id: str) -> str:
+    """Name the row of what a job leaves that took no effect: how far it was, and its death.
+
+    Jobs of one idempotency key share the row of their effect alone: each has a death of its own.
+    """
+    return identity if identity == f"job:{job_id}" else f"{identity}\n{job_id}"
+
+
+def identities_of(identity: str, job_id: str) -> tuple[str, ...]:
+    """Name the ledger's rows that tell of a job: of its effect, then its own."""
+    own = own_identity(identity, job_id)
+    return (identity,) if own == identity else (identity, own)
 
 
 class Hop(NamedTuple):

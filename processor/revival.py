@@ -20,6 +20,7 @@ from processor.contracts.topics import Topic
 from processor.dead import fetched
 from processor.dead_plan import Key, Plan, Unit
 from processor.engine.operations import Action, ClosedKey, OperatorLedger, PurgedJob
+from processor.engine.ports import row_among
 from processor.engine.replay import Letter, replay_end, replayed
 from processor.errors import BrokerUnavailable
 from processor.model import Outgoing
@@ -209,8 +210,9 @@ def still_closed(
 
 
 def _all_done(unit: Unit, ledger: OperatorLedger) -> bool:
-    rows = ledger.lookup([each.letter.identity for each in unit.letters])
+    rows = ledger.lookup([name for each in unit.letters for name in each.letter.identities])
     return all(
-        (row := rows.get(each.letter.identity)) is not None and row.state in ("done", "purged")
+        (row := row_among(rows, each.letter.identities)) is not None
+        and row.state in ("done", "purged")
         for each in unit.letters
     )

@@ -25,6 +25,7 @@ from processor.engine.ports import (
     Owner,
     Sink,
     TransactionalSink,
+    row_among,
 )
 from processor.engine.slices import Outcome
 from processor.model import Effect
@@ -99,10 +100,10 @@ def outcomes(
     ledger: Ledger, unwritten: Sequence[Unwritten], new: set[str]
 ) -> list[tuple[Entry, Outcome]]:
     """Tell what became of each; of one that is not new the ledger's row decides."""
-    others = [each.effect.identity for each in unwritten if each.effect.identity not in new]
-    rows = ledger.lookup(others) if others else {}
+    others = [each.effect for each in unwritten if each.effect.identity not in new]
+    rows = ledger.lookup([name for each in others for name in each.identities]) if others else {}
     return [
-        (entry, written_outcome(rows.get(effect.identity), entry, effect, seconds))
+        (entry, written_outcome(row_among(rows, effect.identities), entry, effect, seconds))
         for entry, effect, _, seconds in unwritten
     ]
 

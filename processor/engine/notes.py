@@ -75,7 +75,7 @@ class Errand:
             case Note.DYING:
                 return self.ledger.dying(self.owner, deaths)
             case Note.DEAD:
-                self.ledger.dead(self.owner, [death.identity for death in deaths])
+                self.ledger.dead(self.owner, deaths)
             case Note.HELD:
                 self.ledger.held(self.owner, [_held_job(entry) for entry in entries])
             case Note.UNHELD:

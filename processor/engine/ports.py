@@ -148,7 +148,7 @@ class OwnershipLost(ProcessorError):
 
 @dataclass(frozen=True, slots=True)
 class LedgerRow:
-    """What the ledger remembers of one identity.
+    """What the ledger remembers of one identity: an effect's, or a job's own (`own_identity`).
 
     `state`: `running` (it has told how far it is), `done`, `dying`, `dead` or `purged`.
     """
@@ -162,6 +162,11 @@ class LedgerRow:
     replay: int = 0  # The operator's replay that it was run for.
     payload_hash: str | None = None
     progress: str | None = None  # JSON: what the job said with `ctx.checkpoint`.
+
+
+def row_among(rows: Mapping[str, LedgerRow], identities: Iterable[str]) -> LedgerRow | None:
+    """The row that counts of those that tell of one job: its effect's, else its own."""
+    return next((rows[each] for each in identities if each in rows), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +239,7 @@ class Ledger(Protocol):
     def dying(self, owner: Owner, deaths: Sequence[Death]) -> set[str]:
         """Note that these jobs are about to die; returns those that are already `done` instead.
 
+        Each has a row of its own: a job with the same idempotency key may die beside it.
         A death that `closes` its key does so in the same transaction (core/holds.py).
         """
         ...
@@ -261,7 +267,7 @@ class Ledger(Protocol):
         """
         ...
 
-    def dead(self, owner: Owner, identities: Sequence[str]) -> None:
+    def dead(self, owner: Owner, deaths: Sequence[Death]) -> None:
         """Note that the dead letters of these jobs were acknowledged."""
         ...
 

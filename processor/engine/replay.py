@@ -33,8 +33,13 @@ class Letter:
 
     @property
     def identity(self) -> str:
-        """What the ledger knows the job by."""
+        """What the ledger knows the job's effect by."""
         return self.job.identity(self.job.job_type or "")
+
+    @property
+    def identities(self) -> tuple[str, ...]:
+        """What the ledger knows the job by: its effect, then itself."""
+        return self.job.identities(self.job.job_type or "")
 
 
 def letter_of(record: Record) -> Letter | None:

@@ -23,7 +23,7 @@ from processor.engine.effects import Unwritten
 from processor.engine.job import JobSpec
 from processor.engine.journey import asks_admission
 from processor.engine.outcomes import away, failure_of, key_text, known_outcome, payload_hash
-from processor.engine.ports import Clock, Ledger, LedgerRow, OwnershipLost
+from processor.engine.ports import Clock, Ledger, LedgerRow, OwnershipLost, row_among
 from processor.engine.quick import PREFIX_BYTES, Quick
 from processor.engine.slices import (
     Duplicate,
@@ -184,12 +184,12 @@ class Runner:
 
     def _known(self, entries: Sequence[Entry]) -> dict[str, LedgerRow]:
         """Ask the ledger once for the whole slice. Malformed headers leave the job its place."""
-        identities = []
+        identities: list[str] = []
         for entry in entries:
             with contextlib.suppress(ContractError):
                 entry.job = headers.read_job(entry.record, entry.hop.origin)
             job = entry.job or headers.nameless_job(entry.hop.origin)
-            identities.append(job.identity(job.job_type or ""))
+            identities += job.identities(job.job_type or "")
         return self._ledger.lookup(identities)
 
     def _prepare(
@@ -199,7 +199,7 @@ class Runner:
         started = self._clock.monotonic()
         try:
             job = entry.job or headers.nameless_job(entry.hop.origin)
-            row = self._row(job.identity(job.job_type or ""), known, progress)
+            row = self._row(job.identities(job.job_type or ""), known, progress)
             if (outcome := known_outcome(row, job, entry)) is not None:
                 return outcome
             if isinstance(entry.ran, Unwritten):
@@ -215,7 +215,7 @@ class Runner:
             if len(self._seen) < SEEN_MAX:
                 self._seen.add((value or b"")[:PREFIX_BYTES])
             if job.job_type is None and job.idempotency_key is not None:
-                row = self._row(job.identity(job_type), {}, progress, ask=True)
+                row = self._row(job.identities(job_type), {}, progress, ask=True)
                 if (outcome := known_outcome(row, job, entry)) is not None:
                     return outcome
             spec = self._spec(job, job_type)
@@ -296,18 +296,22 @@ class Runner:
             called.transaction.rollback()  # Nothing is left of one that was committed.
 
     def _row(
-        self, identity: str, known: dict[str, LedgerRow], progress: _Progress, ask: bool = False
+        self,
+        identities: Sequence[str],
+        known: dict[str, LedgerRow],
+        progress: _Progress,
+        ask: bool = False,
     ) -> LedgerRow | None:
         """The ledger's row; asked for again where this very slice may have made it."""
-        if identity in progress.identities:
+        if identities[0] in progress.identities:
             if not self._run_batch(progress):
                 raise _Told
             if not self._flush(progress):
                 raise _Told
             ask = True
         if ask:
-            return self._ledger.lookup([identity]).get(identity)
-        return known.get(identity)
+            known = self._ledger.lookup(identities)
+        return row_among(known, identities)
 
     def _spec(self, job: JobHeaders, job_type: str) -> JobSpec:
         if job.job_type is not None and job.job_type != job_type:

@@ -143,7 +143,7 @@ class PostgresLedger(SqlLedger):
         """Add a `done` row for each effect and call `write` with the new ones, as one."""
         for left in reversed(range(CONFLICTS_MAX)):
             try:
-                if write is None:
+                if write is None and not any(each.identities[1:] for each in effects):
                     with self._reading() as statements:  # One statement is a transaction.
                         return self._insert(statements, owner, effects)
                 return super().record(owner, effects, write)
@@ -197,8 +197,9 @@ class PostgresLedger(SqlLedger):
         there = statements.execute("SELECT to_regclass('processor_operation')").fetchone()
         return there[0] is None
 
-    def _epoch(self, statements: Statements, owner: Owner) -> int:
-        row = statements.execute(f"{EPOCH} FOR SHARE", owner[:3]).fetchone()
+    def _epoch(self, statements: Statements, owner: Owner, *, alone: bool = False) -> int:
+        lock = "FOR UPDATE" if alone else "FOR SHARE"
+        row = statements.execute(f"{EPOCH} {lock}", owner[:3]).fetchone()
         return int(row[0]) if row else 0
 
     def _write(

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from processor.core.holds import Closed
 from processor.engine.operations import Action, ClosedKey, Operation, PurgedJob, State
 from processor.engine.ports import Checkpoint, Death, HeldJob, LedgerRow, Owner, OwnershipLost
-from processor.model import Effect, Failure
+from processor.model import Effect, Failure, own_identity
 from processor.sinks import sql_holds, sql_operations
 from processor.sinks.sql_operations import key_text
 
@@ -81,8 +81,7 @@ SELECT = (
     "SELECT identity, job_id, state, result, failure, attempt, replay, payload_hash, progress"
     " FROM processor_ledger"
 )
-# What a job leaves replaces how far it was, the death of another job with the same idempotency key,
-# and its own death before it was replayed.
+# What a job leaves replaces how far it was, and its own death before it was replayed.
 UPSERT = (
     " ON CONFLICT (identity) DO UPDATE SET job_id=excluded.job_id, state=excluded.state,"
     " replay=excluded.replay, attempt=excluded.attempt, origin_topic=excluded.origin_topic,"
@@ -90,7 +89,7 @@ UPSERT = (
     " epoch=excluded.epoch, payload_hash=excluded.payload_hash, result=excluded.result,"
     " failure=excluded.failure, progress=excluded.progress, at=excluded.at"
     " WHERE processor_ledger.state <> 'done' AND (processor_ledger.state = 'running'"
-    " OR processor_ledger.job_id <> excluded.job_id OR processor_ledger.replay < excluded.replay)"
+    " OR processor_ledger.replay < excluded.replay)"
 )
 INSERT = (
     f"INSERT INTO processor_ledger ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?){UPSERT}"  # noqa: S608
@@ -130,8 +129,11 @@ class SqlLedger(ABC):
     def _alone(self, statements: Statements) -> bool:
         """Have nobody else make tables meanwhile. Returns whether there are any to make."""
 
-    def _epoch(self, statements: Statements, owner: Owner) -> int:
-        """Read the newest epoch of a partition, and let nobody raise it in this transaction."""
+    def _epoch(self, statements: Statements, owner: Owner, *, alone: bool = False) -> int:  # noqa: ARG002 - one transaction at a time writes.
+        """Read the newest epoch of a partition, and let nobody raise it in this transaction.
+
+        `alone`: nor write anything else for the same owner.
+        """
         row = statements.execute(EPOCH, owner[:3]).fetchone()
         return int(row[0]) if row else 0
 
@@ -148,14 +150,8 @@ class SqlLedger(ABC):
 
     def lookup(self, identities: Sequence[str]) -> dict[str, LedgerRow]:
         """Read the rows that exist."""
-        found: dict[str, LedgerRow] = {}
         with self._reading() as statements:
-            for start in range(0, len(identities), LOOKUP_MAX):
-                some = identities[start : start + LOOKUP_MAX]
-                places = ",".join("?" * len(some))
-                for row in statements.execute(f"{SELECT} WHERE identity IN ({places})", some):
-                    found[row[0]] = row_of(row)
-        return found
+            return {row.identity: row for row in _rows(statements, identities)}
 
     def record(
         self,
@@ -169,28 +165,33 @@ class SqlLedger(ABC):
 
     def dying(self, owner: Owner, deaths: Sequence[Death]) -> set[str]:
         """Note deaths before their letters are appended; returns those that are `done` instead."""
-        with self._owned(owner) as statements:
+        with self._owned(owner, alone=True) as statements:
             at = self._clock()
-            statements.executemany(INSERT, [_dying(owner, death, at) for death in deaths])
             done = self._done(statements, [death.identity for death in deaths])
-            for death in deaths:
-                if death.closes and death.identity not in done:
+            left = [death for death in deaths if death.identity not in done]
+            statements.executemany(INSERT, [_dying(owner, death, at) for death in left])
+            for death in left:
+                if death.closes:
                     sql_holds.close(statements, owner, death, at)
         return done
 
-    def dead(self, owner: Owner, identities: Sequence[str]) -> None:
+    def dead(self, owner: Owner, deaths: Sequence[Death]) -> None:
         """Note that the letters of these were acknowledged."""
         with self._owned(owner) as statements:
             statements.executemany(
-                "UPDATE processor_ledger SET state='dead' WHERE identity=? AND state='dying'",
-                [(identity,) for identity in identities],
+                "UPDATE processor_ledger SET state='dead'"
+                " WHERE identity=? AND replay=? AND state='dying'",
+                [(own_identity(each.identity, each.job_id), each.replay) for each in deaths],
             )
 
     def checkpoint(self, owner: Owner, checkpoint: Checkpoint) -> None:
         """Note how far a job has come, unless it has ended."""
         with self._owned(owner) as statements:
             each = checkpoint
-            row = (each.identity, each.job_id, each.job_type, None, "running", each.replay,
+            own = own_identity(each.identity, each.job_id)
+            if own != each.identity and self._done(statements, [each.identity]):
+                return
+            row = (own, each.job_id, each.job_type, None, "running", each.replay,
                    each.attempt, *each.origin, owner.epoch, None, None, None, each.progress,
                    self._clock())  # fmt: skip
             statements.execute(INSERT, row)
@@ -284,10 +285,10 @@ class SqlLedger(ABC):
                         statements.execute(statement)
 
     @contextmanager
-    def _owned(self, owner: Owner) -> Iterator[Statements]:
+    def _owned(self, owner: Owner, *, alone: bool = False) -> Iterator[Statements]:
         """Open a transaction in which the owner's epoch is known to be the newest."""
         with self._transaction() as statements:
-            if self._epoch(statements, owner) > owner.epoch:
+            if self._epoch(statements, owner, alone=alone) > owner.epoch:
                 raise lost(owner)
             yield statements
 
@@ -298,10 +299,26 @@ class SqlLedger(ABC):
         effects: Sequence[Effect],
         write: Callable[[Any, Sequence[Effect]], None] | None,
     ) -> set[str]:
-        new = self._insert(statements, owner, effects)
+        living = self._living(statements, effects)
+        new = self._insert(statements, owner, living)
+        statements.executemany(
+            "DELETE FROM processor_ledger WHERE identity=?",
+            [(own,) for each in living if each.identity in new for own in each.identities[1:]],
+        )
         if write is not None and new:
-            self._write(write, statements, firsts(effects, new))
+            self._write(write, statements, firsts(living, new))
         return new
+
+    @staticmethod
+    def _living(statements: Statements, effects: Sequence[Effect]) -> Sequence[Effect]:
+        """Leave out the effects of jobs whose death stands in a row of their own."""
+        own = {each.identities[1]: each for each in effects if each.identities[1:]}
+        dead = {
+            row.identity
+            for row in _rows(statements, list(own))
+            if row.state != "running" and row.replay >= own[row.identity].replay
+        }
+        return [each for each in effects if dead.isdisjoint(each.identities)] if dead else effects
 
     def _insert(self, statements: Statements, owner: Owner, effects: Sequence[Effect]) -> set[str]:
         """Add `done` rows. Returns the identities that were new."""
@@ -323,6 +340,13 @@ class SqlLedger(ABC):
         return found
 
 
+def _rows(statements: Statements, identities: Sequence[str]) -> Iterator[LedgerRow]:
+    for start in range(0, len(identities), LOOKUP_MAX):
+        some = identities[start : start + LOOKUP_MAX]
+        places = ",".join("?" * len(some))
+        yield from map(row_of, statements.execute(f"{SELECT} WHERE identity IN ({places})", some))
+
+
 def row_of(row: Sequence[Any]) -> LedgerRow:
     """Make a row of what `SELECT` gives."""
     identity, job_id, state, result, failure, *more = row
@@ -340,7 +364,8 @@ def done_row(owner: Owner, effect: Effect, at: float) -> tuple[Any, ...]:
 
 def _dying(owner: Owner, death: Death, at: float) -> tuple[Any, ...]:
     failure = json.dumps({name: getattr(death.failure, name) for name in death.failure.__slots__})
-    return (death.identity, death.job_id, death.job_type, key_text(death.key), "dying",
+    own = own_identity(death.identity, death.job_id)
+    return (own, death.job_id, death.job_type, key_text(death.key), "dying",
             death.replay, death.attempt, *death.origin, owner.epoch, None, None, failure, None,
             at)  # fmt: skip
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from processor.engine.operations import PURGED_REPLAY, ClosedKey, Operation, PurgedJob
+from processor.model import own_identity
 
 if TYPE_CHECKING:
     from processor.sinks.sql import Statements
@@ -89,11 +90,13 @@ def purge(statements: Statements, group: str, jobs: Sequence[PurgedJob], at: flo
         statements.execute(
             "INSERT INTO processor_ledger (identity, job_id, job_type, key, state, replay, attempt,"
             " origin_topic, origin_partition, origin_offset, epoch, at)"
-            " VALUES (?,?,?,?,'purged',?,?,?,?,?,0,?) ON CONFLICT (identity) DO UPDATE"
-            " SET state='purged', replay=excluded.replay, at=excluded.at WHERE"
-            " processor_ledger.state <> 'done' AND processor_ledger.job_id = excluded.job_id",
-            (job.identity, job.job_id, job.job_type,
-             key_text(job.key), PURGED_REPLAY, job.attempt, *job.origin, at),
+            " SELECT ?,?,?,?,'purged',?,?,?,?,?,0,? WHERE NOT EXISTS"
+            " (SELECT 1 FROM processor_ledger WHERE identity=? AND state='done')"
+            " ON CONFLICT (identity) DO UPDATE"
+            " SET state='purged', replay=excluded.replay, at=excluded.at"
+            " WHERE processor_ledger.state <> 'done'",
+            (own_identity(job.identity, job.job_id), job.job_id, job.job_type,
+             key_text(job.key), PURGED_REPLAY, job.attempt, *job.origin, at, job.identity),
         )  # fmt: skip
         statements.execute(
             "DELETE FROM processor_held_job"

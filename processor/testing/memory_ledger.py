@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from processor.core.holds import Closed
 from processor.engine.ports import Checkpoint, Death, HeldJob, LedgerRow, Owner, OwnershipLost
-from processor.model import Effect
+from processor.model import Effect, own_identity
 
 _Place = tuple[str, str, int]  # Group, topic, partition.
 
@@ -50,7 +50,9 @@ class MemoryLedger:
                 effect.identity, effect.job_id, "done", result, None, effect.attempt,
                 effect.replay, effect.payload_hash,
             )  # fmt: skip
-            if _takes_its_place(row, rows.get(effect.identity)):
+            if all(_takes_its_place(row, rows.get(each)) for each in effect.identities):
+                for each in effect.identities:
+                    rows.pop(each, None)
                 rows[effect.identity] = row
                 new.append(effect)
         transaction: list[Any] = []
@@ -63,25 +65,28 @@ class MemoryLedger:
     def dying(self, owner: Owner, deaths: Sequence[Death]) -> set[str]:
         """Note deaths before their letters are appended; returns those that are `done` instead."""
         self._check(owner)
+        done = {each.identity for each in deaths if self._done(each.identity)}
         for death in deaths:
+            if death.identity in done:
+                continue
+            own = own_identity(death.identity, death.job_id)
             row = LedgerRow(
-                death.identity, death.job_id, "dying", None, death.failure, death.attempt,
-                death.replay,
-            )  # fmt: skip
-            if _takes_its_place(row, self.rows.get(death.identity)):
-                self.rows[death.identity] = row
-            if death.closes and self.rows[death.identity].state != "done":
+                own, death.job_id, "dying", None, death.failure, death.attempt, death.replay
+            )
+            if _takes_its_place(row, self.rows.get(own)):
+                self.rows[own] = row
+            if death.closes:
                 self._close(owner, death)
-        return {each.identity for each in deaths if self.rows[each.identity].state == "done"}
+        return done
 
     def checkpoint(self, owner: Owner, checkpoint: Checkpoint) -> None:
         """Note how far a job has come, unless it has ended."""
         self._check(owner)
-        each = checkpoint
-        row = LedgerRow(each.identity, each.job_id, "running", None, None, each.attempt,
+        each, own = checkpoint, own_identity(checkpoint.identity, checkpoint.job_id)
+        row = LedgerRow(own, each.job_id, "running", None, None, each.attempt,
                         each.replay, None, each.progress)  # fmt: skip
-        if _takes_its_place(row, self.rows.get(each.identity)):
-            self.rows[each.identity] = row
+        if not self._done(each.identity) and _takes_its_place(row, self.rows.get(own)):
+            self.rows[own] = row
 
     def holds(self, owner: Owner) -> dict[bytes, Closed]:
         """Read the closed keys of the owner's partition."""
@@ -110,13 +115,14 @@ class MemoryLedger:
             del closed[key]
         return key not in closed
 
-    def dead(self, owner: Owner, identities: Sequence[str]) -> None:
+    def dead(self, owner: Owner, deaths: Sequence[Death]) -> None:
         """Note that the letters of these were acknowledged."""
         self._check(owner)
-        for identity in identities:
-            row = self.rows.get(identity)
-            if row is not None and row.state == "dying":
-                self.rows[identity] = replace(row, state="dead")
+        for death in deaths:
+            own = own_identity(death.identity, death.job_id)
+            row = self.rows.get(own)
+            if row is not None and row.state == "dying" and row.replay == death.replay:
+                self.rows[own] = replace(row, state="dead")
 
     def close(self) -> None:
         """Nothing is held."""
@@ -127,6 +133,10 @@ class MemoryLedger:
         if death.key not in closed or closed[death.key].replay <= death.replay:
             closed[death.key] = Closed(death.replay, death.origin.offset)
         self.held_jobs.get(owner[:3], {}).pop(death.origin.offset, None)
+
+    def _done(self, identity: str) -> bool:
+        row = self.rows.get(identity)
+        return row is not None and row.state == "done"
 
     def _check(self, owner: Owner) -> None:
         if self.epochs.get(owner[:3], 0) > owner.epoch:
@@ -144,8 +154,7 @@ class MemorySink:
 
 
 def _takes_its_place(row: LedgerRow, present: LedgerRow | None) -> bool:
-    """A job replaces how far it was, another job's death, and its own before a replay."""
-    if present is None:
+    """A job replaces how far it was, and its own death before a replay."""
+    if present is None or present.state == "running":
         return True
-    other = present.job_id != row.job_id or present.replay < row.replay
-    return present.state != "done" and (other or present.state == "running")
+    return present.state != "done" and present.replay < row.replay

@@ -70,9 +70,9 @@ class WatchedLedger:
         """Pass it on."""
         return self._pass_on("dying", lambda: self._ledger.dying(owner, deaths))
 
-    def dead(self, owner: Owner, identities: Sequence[str]) -> None:
+    def dead(self, owner: Owner, deaths: Sequence[Death]) -> None:
         """Pass it on."""
-        self._pass_on("dead", lambda: self._ledger.dead(owner, identities))
+        self._pass_on("dead", lambda: self._ledger.dead(owner, deaths))
 
     def holds(self, owner: Owner) -> dict[bytes, Closed]:
         """Pass it on."""

@@ -7,8 +7,10 @@ import json
 import pytest
 
 from processor.core.lane import Ordering
+from processor.engine.ports import Death, Owner
 from processor.errors import Reject, SinkUnavailable
-from tests.engine.bench import LETTERS, Bench, crash_at
+from processor.model import Failure, Position
+from tests.engine.bench import LETTERS, Bench, Crash, crash_at
 
 
 def test_duplicate_idempotency_key_settles_with_the_first_s_result(bench: Bench):
@@ -184,3 +186,43 @@ def test_job_redelivered_after_a_crash_is_told_again(bench: Bench, publish_statu
 
     assert bench.runs == [1]
     assert [each["state"] for each in bench.statuses()] == ["succeeded"] * publish_status
+
+
+def test_job_whose_key_another_worker_s_job_dies_with_has_a_letter_of_its_own(bench: Bench):
+    other = Owner("g", "other", 7, 1)
+    failure = Failure("Reject", "never", permanent=True)
+    theirs = Death("key:count:order-7", "job-9", "count", Position("other", 7, 1), 1, b"k", failure)
+    bench.ledger.dying(other, [theirs])
+    bench.submit(1, idempotency_key="order-7")
+    bench.fail(1, fault=Reject("never"))
+
+    def crash_once_noted(call: str) -> None:
+        if call == "dying":
+            bench.ledger.after = lambda _: None
+            bench.ledger.dead(other, [theirs])
+            raise Crash
+
+    bench.ledger.after = crash_once_noted
+    bench.member().go_until_crash()
+    letters_before = bench.numbers(LETTERS)
+    bench.restart().go()
+
+    assert letters_before == []
+    assert bench.numbers(LETTERS) == [1]
+    assert bench.runs == [1]
+    assert bench.committed() == 1
+
+
+def test_dead_job_of_a_key_stays_dead_when_another_of_it_died_after(bench: Bench):
+    for n in (1, 2):
+        bench.submit(n, idempotency_key="order-7")
+        bench.fail(n, fault=Reject("never"))
+    bench.submit(1, idempotency_key="order-7")
+    bench.script[1] = bench.script[1][:1]
+
+    bench.member(slice_records_max=1).go(16)
+
+    assert bench.runs == [1, 2]
+    assert bench.numbers(LETTERS) == [1, 2]
+    assert bench.effects() == []
+    assert bench.committed() == 3

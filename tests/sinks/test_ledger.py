@@ -25,9 +25,10 @@ from processor.engine.ports import (
     LedgerRow,
     Owner,
     OwnershipLost,
+    row_among,
 )
 from processor.errors import PermanentError, SinkUnavailable
-from processor.model import Effect, Failure, Position
+from processor.model import Effect, Failure, Position, identities_of
 from processor.sinks.postgres import PostgresLedger
 from processor.sinks.postgres_sink import PostgresSink
 from processor.sinks.sql import SqlLedger
@@ -98,7 +99,7 @@ def test_owner_s_epoch_can_be_raised_and_raised_again(ledger: Ledger):
 CALLS: list[Callable[[Ledger, Owner], Any]] = [
     lambda ledger, owner: ledger.record(owner, [effect(1)]),
     lambda ledger, owner: ledger.dying(owner, [death(1)]),
-    lambda ledger, owner: ledger.dead(owner, ["job:job-7"]),
+    lambda ledger, owner: ledger.dead(owner, [death(7)]),
 ]
 
 
@@ -253,7 +254,7 @@ def written_in(ledger: Ledger) -> list[int]:
 def test_death_is_dying_then_dead(ledger: Ledger):
     done = ledger.dying(OWNER, [death(1)])
     dying = ledger.lookup(["job:job-1"])["job:job-1"]
-    ledger.dead(OWNER, ["job:job-1"])
+    ledger.dead(OWNER, [death(1)])
 
     assert done == set()
     assert dying == LedgerRow("job:job-1", "job-1", "dying", None, NEVER, 3)
@@ -264,7 +265,7 @@ def test_done_beats_dying(ledger: Ledger):
     ledger.record(OWNER, [effect(1)])
 
     done = ledger.dying(OWNER, [death(1), death(2)])
-    ledger.dead(OWNER, ["job:job-1", "job:job-2"])
+    ledger.dead(OWNER, [death(1), death(2)])
 
     assert done == {"job:job-1"}
     assert state_of(ledger, "job:job-1") == ("job-1", "done")
@@ -275,7 +276,7 @@ def test_done_beats_dying(ledger: Ledger):
 def test_job_that_is_dying_or_dead_takes_no_effect(ledger: Ledger, dead: bool):
     ledger.dying(OWNER, [death(1)])
     if dead:
-        ledger.dead(OWNER, ["job:job-1"])
+        ledger.dead(OWNER, [death(1)])
 
     new = ledger.record(OWNER, [effect(1)])
 
@@ -285,7 +286,7 @@ def test_job_that_is_dying_or_dead_takes_no_effect(ledger: Ledger, dead: bool):
 
 def test_dying_again_changes_nothing(ledger: Ledger):
     ledger.dying(OWNER, [death(1)])
-    ledger.dead(OWNER, ["job:job-1"])
+    ledger.dead(OWNER, [death(1)])
 
     done = ledger.dying(OWNER, [death(1)])
 
@@ -294,43 +295,96 @@ def test_dying_again_changes_nothing(ledger: Ledger):
 
 
 def test_dead_without_dying_is_nothing(ledger: Ledger):
-    ledger.dead(OWNER, ["job:job-1"])
+    ledger.dead(OWNER, [death(1)])
 
     assert state_of(ledger, "job:job-1") is None
 
 
+# Several jobs with one idempotency key.
+
+KEY = "key:a:k"
+
+
+def of_key(ledger: Ledger, n: int) -> tuple[str, str] | None:
+    """What the ledger knows of a job with the key: which job's row counts, and its state."""
+    identities = identities_of(KEY, f"job-{n}")
+    row = row_among(ledger.lookup(identities), identities)
+    return None if row is None else (row.job_id, row.state)
+
+
 @pytest.mark.parametrize("dead", [False, True])
-def test_effect_replaces_the_death_of_another_job_with_its_idempotency_key(
-    ledger: Ledger, dead: bool
-):
-    ledger.dying(OWNER, [death(1, identity="key:a:k")])
+def test_effect_counts_before_the_death_of_another_job_with_its_key(ledger: Ledger, dead: bool):
+    ledger.dying(OWNER, [death(1, identity=KEY)])
     if dead:
-        ledger.dead(OWNER, ["key:a:k"])
+        ledger.dead(OWNER, [death(1, identity=KEY)])
 
-    new = ledger.record(OWNER, [effect(2, identity="key:a:k")])
+    new = ledger.record(OWNER, [effect(2, identity=KEY)])
 
-    assert new == {"key:a:k"}
-    assert ledger.lookup(["key:a:k"])["key:a:k"] == LedgerRow(
-        "key:a:k", "job-2", "done", '{"n": 2}', None, 1
-    )
+    assert new == {KEY}
+    assert ledger.lookup([KEY])[KEY] == LedgerRow(KEY, "job-2", "done", '{"n": 2}', None, 1)
+    assert of_key(ledger, 1) == ("job-2", "done")
 
 
-def test_death_replaces_the_death_of_another_job_with_its_idempotency_key(ledger: Ledger):
-    ledger.dying(OWNER, [death(1, identity="key:a:k")])
-    ledger.dead(OWNER, ["key:a:k"])
+def test_jobs_of_one_key_die_side_by_side(ledger: Ledger):
+    other = OWNER._replace(partition=4)
+    ledger.dying(OWNER, [death(1, identity=KEY)])
+    ledger.dying(other, [death(2, identity=KEY)])
 
-    ledger.dying(OWNER, [death(2, identity="key:a:k")])
+    ledger.dead(OWNER, [death(1, identity=KEY)])
+    first_ended = (of_key(ledger, 1), of_key(ledger, 2))
+    ledger.dead(other, [death(2, identity=KEY)])
 
-    assert state_of(ledger, "key:a:k") == ("job-2", "dying")
+    assert first_ended == (("job-1", "dead"), ("job-2", "dying"))
+    assert of_key(ledger, 2) == ("job-2", "dead")
+
+
+@pytest.mark.parametrize("dead", [False, True])
+def test_job_of_a_key_that_is_dying_or_dead_takes_no_effect(ledger: Ledger, dead: bool):
+    ledger.dying(OWNER, [death(1, identity=KEY)])
+    if dead:
+        ledger.dead(OWNER, [death(1, identity=KEY)])
+
+    new = ledger.record(OWNER, [effect(1, identity=KEY), effect(3)])
+    left = of_key(ledger, 1)
+    replayed = ledger.record(OWNER, [effect(1, identity=KEY)._replace(replay=1)])
+
+    assert new == {"job:job-3"}
+    assert left == ("job-1", "dead" if dead else "dying")
+    assert replayed == {KEY}
+    assert of_key(ledger, 1) == ("job-1", "done")
+
+
+def test_checkpoint_leaves_the_death_and_the_checkpoint_of_another_job_of_its_key(ledger: Ledger):
+    ledger.dying(OWNER, [death(1, identity=KEY)])
+    ledger.checkpoint(OWNER, checkpoint(2, identity=KEY))
+    ledger.checkpoint(OWNER, checkpoint(3, identity=KEY))
+
+    found = [of_key(ledger, n) for n in (1, 2, 3)]
+    ledger.record(OWNER, [effect(2, identity=KEY)])
+    ledger.checkpoint(OWNER, checkpoint(2, identity=KEY))
+
+    assert found == [("job-1", "dying"), ("job-2", "running"), ("job-3", "running")]
+    assert set(ledger.lookup(identities_of(KEY, "job-2"))) == {KEY}
+
+
+def test_letter_of_an_earlier_death_does_not_end_the_death_in_a_replay(ledger: Ledger):
+    ledger.dying(OWNER, [death(1)])
+    ledger.dying(OWNER, [replace(death(1), replay=1)])
+
+    ledger.dead(OWNER, [death(1)])
+
+    assert state_of(ledger, "job:job-1") == ("job-1", "dying")
 
 
 def test_death_never_replaces_the_effect_of_another_job(ledger: Ledger):
-    ledger.record(OWNER, [effect(1, identity="key:a:k")])
+    ledger.record(OWNER, [effect(1, identity=KEY)])
 
-    done = ledger.dying(OWNER, [death(2, identity="key:a:k")])
+    done = ledger.dying(OWNER, [death(2, identity=KEY)])
+    ledger.dead(OWNER, [death(2, identity=KEY)])
 
-    assert done == {"key:a:k"}
-    assert state_of(ledger, "key:a:k") == ("job-1", "done")
+    assert done == {KEY}
+    assert of_key(ledger, 2) == ("job-1", "done")
+    assert len(ledger.lookup(identities_of(KEY, "job-2"))) == 1
 
 
 def test_ledger_is_closed_twice_without_harm(ledger: Ledger):
@@ -670,11 +724,22 @@ def test_purged_job_is_held_no_more_and_no_replay_runs_it(operated: SqlLedger):
     assert operated.end_replay(OWNER, b"k", 1)
 
 
+def test_purged_job_of_a_key_leaves_the_others_of_it(operated: SqlLedger):
+    operated.dying(OWNER, [death(1, identity=KEY), death(2, identity=KEY)])
+
+    operated.purge("g", [PurgedJob(KEY, "job-1", "count", b"k", 0, Position("t", 3, 1))])
+
+    assert of_key(operated, 1) == ("job-1", "purged")
+    assert of_key(operated, 2) == ("job-2", "dying")
+    assert operated.record(OWNER, [effect(1, identity=KEY)._replace(replay=99)]) == set()
+
+
 # Checkpoints.
 
 
-def checkpoint(n: int, progress: str = '{"part": 1}') -> Checkpoint:
-    return Checkpoint(f"job:job-{n}", f"job-{n}", "count", Position("t", 3, n), 1, progress)
+def checkpoint(n: int, progress: str = '{"part": 1}', *, identity: str | None = None) -> Checkpoint:
+    name = identity or f"job:job-{n}"
+    return Checkpoint(name, f"job-{n}", "count", Position("t", 3, n), 1, progress)
 
 
 def test_checkpoint_is_kept_until_the_job_ends(ledger: Ledger):
@@ -695,7 +760,7 @@ def test_job_that_told_how_far_it_is_can_die(ledger: Ledger):
 
     assert ledger.dying(OWNER, [death(1)]) == set()
     ledger.checkpoint(OWNER, checkpoint(1))
-    ledger.dead(OWNER, ["job:job-1"])
+    ledger.dead(OWNER, [death(1)])
 
     assert state_of(ledger, "job:job-1") == ("job-1", "dead")
 
@@ -754,7 +819,7 @@ def test_row_of_another_topic_of_a_dead_or_running_job_or_of_a_replay_stays(
     ledger.record(OWNER, [effect(1), effect(2)._replace(replay=7)])
     ledger.record(OWNER, [effect(3)._replace(origin=Position("u", 3, 3))])
     ledger.dying(OWNER, [death(4), death(5)])
-    ledger.dead(OWNER, ["job:job-4"])
+    ledger.dead(OWNER, [death(4)])
     ledger.checkpoint(OWNER, checkpoint(6))
 
     first = ledger.prune("t", 2000.0, 100, with_letters=False)
