@@ -141,12 +141,16 @@ class SqlLedger(ABC):
 
     def raise_owner(self, owner: Owner) -> None:
         """Make this epoch the partition's newest; OwnershipLost when a newer one exists."""
-        with self._owned(owner) as statements:
-            statements.execute(
+        with self._transaction() as statements:
+            # One statement: of two owners that come at once the older one never has the last word.
+            raised = statements.execute(
                 "INSERT INTO processor_owner VALUES (?,?,?,?) ON CONFLICT (consumer_group, topic,"
-                " partition) DO UPDATE SET epoch=excluded.epoch",
+                " partition) DO UPDATE SET epoch=excluded.epoch"
+                " WHERE processor_owner.epoch <= excluded.epoch",
                 owner,
             )
+            if raised.rowcount == 0:
+                raise lost(owner)
 
     def lookup(self, identities: Sequence[str]) -> dict[str, LedgerRow]:
         """Read the rows that exist."""

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -172,6 +173,29 @@ def test_takeover_waits_for_a_write_under_way_and_refuses_the_next(
     with pytest.raises(OwnershipLost):
         ledger.record(OWNER, [effect(2)])
     newer.close()
+
+
+def test_older_owner_that_comes_at_the_same_time_does_not_lower_the_epoch(
+    ledger: PostgresLedger, database: str, reader: psycopg.Connection[Any]
+):
+    older = threading.Thread(target=_refused, args=[database, OWNER])
+    with psycopg.connect(database) as newer:
+        newer.execute("INSERT INTO processor_owner VALUES ('g', 't', 3, 6)")
+        older.start()
+        while not reader.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone():
+            time.sleep(0.01)
+    older.join(20)
+
+    assert reader.execute("SELECT epoch FROM processor_owner").fetchall() == [(6,)]
+    with pytest.raises(OwnershipLost):
+        ledger.record(OWNER, [effect(1)])
+
+
+def _refused(database: str, owner: Owner) -> None:
+    mine = PostgresLedger(database)
+    with suppress(OwnershipLost):
+        mine.raise_owner(owner)
+    mine.close()
 
 
 def test_writer_stopped_in_the_middle_does_not_keep_the_next_owner_away(
