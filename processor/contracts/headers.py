@@ -57,6 +57,7 @@ _HOP_WHOLE = frozenset(
 ERROR_MESSAGE_BYTES_MAX = 1024
 ID_BYTES_MAX = 256  # Of a job id or an idempotency key.
 DIGITS_MAX = 18  # Of a whole number: a ledger keeps it in 64 bits.
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # What neither may have.
 
 
 def read_job(record: Record, origin: Position) -> JobHeaders:
@@ -72,9 +73,9 @@ def read_job(record: Record, origin: Position) -> JobHeaders:
         if value is not None and not name.startswith(HOP_PREFIX)
     }
     return JobHeaders(
-        job_id=_text(found, JOB_ID, bytes_max=ID_BYTES_MAX) or str(origin),
-        job_type=_text(found, JOB_TYPE, bytes_max=ID_BYTES_MAX),
-        idempotency_key=_text(found, IDEMPOTENCY_KEY, bytes_max=ID_BYTES_MAX),
+        job_id=_name(found, JOB_ID) or str(origin),
+        job_type=_name(found, JOB_TYPE),
+        idempotency_key=_name(found, IDEMPOTENCY_KEY),
         time=_text(found, TIME),
         not_before_ms=_whole(found, NOT_BEFORE),
         deadline_ms=_whole(found, DEADLINE),
@@ -83,6 +84,7 @@ def read_job(record: Record, origin: Position) -> JobHeaders:
     )
 
 
+_PLAIN = re.compile(rb"[ -~]+")
 _ACTED_ON = frozenset({IDEMPOTENCY_KEY, NOT_BEFORE, DEADLINE, CLAIM, HOP_REPLAY})
 
 
@@ -99,9 +101,9 @@ def says_only_its_type(written: Headers, job_type: bytes) -> bool:
         and _ACTED_ON.isdisjoint(found)
         and job_id is not None
         and 0 < len(job_id) <= ID_BYTES_MAX
+        and _PLAIN.fullmatch(job_id) is not None
         and time is not None
         and trace is not None
-        and job_id.isascii()
         and time.isascii()
         and trace.isascii()
     )
@@ -295,14 +297,23 @@ def fingerprint(failure: Failure) -> str:
     return hashlib.blake2s(f"{failure.error_class}\0{shape}".encode(), digest_size=6).hexdigest()
 
 
-def _text(found: dict[str, bytes], name: str, *, bytes_max: int | None = None) -> str | None:
+def _name(found: dict[str, bytes], name: str) -> str | None:
+    """Read what the ledger knows a job by. No database is asked for a NUL, nor a log for a line."""
+    value = found.get(name)
+    if value is not None and not 0 < len(value) <= ID_BYTES_MAX:
+        raise ContractError(
+            f"header `{name}` has {len(value)} bytes", hint=f"1 to {ID_BYTES_MAX} are allowed"
+        )
+    text = _text(found, name)
+    if text is not None and CONTROL.search(text):
+        raise ContractError(f"header `{name}` has control characters")
+    return text
+
+
+def _text(found: dict[str, bytes], name: str) -> str | None:
     value = found.get(name)
     if value is None:
         return None
-    if bytes_max is not None and not 0 < len(value) <= bytes_max:
-        raise ContractError(
-            f"header `{name}` has {len(value)} bytes", hint=f"1 to {bytes_max} are allowed"
-        )
     try:
         return value.decode()
     except UnicodeDecodeError:

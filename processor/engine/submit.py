@@ -92,14 +92,14 @@ def outgoing(
             )
         # The claimed value keeps its wire format; the record itself then carries no value.
         claim, value = claim_to_header(claims.put(value)), None
-    job_id = _checked("job id", job.job_id) or new_id()
+    job_id = _name("job id", job.job_id) or new_id()
     key = _checked("key", job.key, bytes_max=KEY_BYTES_MAX)
     written = headers.write_job(
         job_id=job_id,
         job_type=job.job_type,
         source=source,
         time=_time(now),
-        idempotency_key=_checked("idempotency key", job.idempotency_key),
+        idempotency_key=_name("idempotency key", job.idempotency_key),
         not_before_ms=_milliseconds("not-before", job.not_before),
         deadline_ms=_milliseconds("deadline", job.deadline),
         claim=claim,
@@ -130,7 +130,14 @@ def _mapping(job: NewJob) -> Mapping[str, Any]:
     )
 
 
-def _checked(what: str, text: str | None, *, bytes_max: int = headers.ID_BYTES_MAX) -> str | None:
+def _name(what: str, text: str | None) -> str | None:
+    checked = _checked(what, text, bytes_max=headers.ID_BYTES_MAX)
+    if checked is not None and headers.CONTROL.search(checked):
+        raise UsageError(f"the {what} has control characters", hint="give one line of text")
+    return checked
+
+
+def _checked(what: str, text: str | None, *, bytes_max: int) -> str | None:
     if text is None:
         return None
     try:

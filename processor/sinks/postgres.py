@@ -245,6 +245,8 @@ class PostgresLedger(SqlLedger):
             yield
         except _CONFLICTS as fault:
             raise _Conflict(f"the ledger's transaction met another one: {_line(fault)}") from fault
+        except psycopg.DataError as fault:
+            raise PermanentError(f"the ledger cannot hold this: {_line(fault)}") from fault
         except psycopg.Error as fault:
             self._drop()
             raise SinkUnavailable(

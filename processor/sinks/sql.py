@@ -305,10 +305,10 @@ class SqlLedger(ABC):
     ) -> set[str]:
         living = self._living(statements, effects)
         new = self._insert(statements, owner, living)
-        statements.executemany(
-            "DELETE FROM processor_ledger WHERE identity=?",
-            [(own,) for each in living if each.identity in new for own in each.identities[1:]],
-        )
+        for each in living:
+            if each.identity in new and each.identities[1:]:
+                own = "DELETE FROM processor_ledger WHERE identity=?"
+                statements.execute(own, each.identities[1:])
         if write is not None and new:
             self._write(write, statements, firsts(living, new))
         return new

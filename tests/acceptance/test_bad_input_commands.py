@@ -103,6 +103,9 @@ CASES = {
     "key that is no text": submit(GOOD, "--key", "\udcff", says="the key has lone", hint="text"),
     "key too long": submit(GOOD, "--key", "k" * 1025, says="1025 bytes", hint="1024"),
     "empty idempotency key": submit(GOOD, "--idempotency-key", "", says="0 bytes", hint="256"),
+    "idempotency key of two lines": submit(
+        GOOD, "--idempotency-key", "a\nb", says="control characters", hint="one line"
+    ),
     "unknown key field": submit(GOOD, "--key-field", "too", says="no field `too`", hint="payload"),
     "endless wait": submit(GOOD, "--not-before", "inf", says="not-before inf", hint="seconds"),
     "milliseconds": submit(GOOD, "--deadline", "1767225600000", says="no time", hint="seconds"),

@@ -124,6 +124,12 @@ def test_ids_at_their_bounds_are_taken(name: str, size: int):
         ([("ce_type", b"x" * 257)], "header `ce_type` has 257 bytes"),
         ([("idempotency-key", b"x" * 257)], "header `idempotency-key` has 257 bytes"),
         ([("ce_id", b"\xff\xfe")], "header `ce_id` is not UTF-8"),
+        ([("ce_id", b"a\0b")], "header `ce_id` has control characters"),
+        ([("ce_type", b"a\n")], "header `ce_type` has control characters"),
+        (
+            [("idempotency-key", "a\x85".encode())],
+            "header `idempotency-key` has control characters",
+        ),
         ([("traceparent", b"\xff")], "header `traceparent` is not UTF-8"),
         ([("deadline", b"soon")], "header `deadline` is no whole number of at most 18 digits"),
         ([("deadline", b"-1")], "header `deadline` is no whole number of at most 18 digits"),

@@ -227,17 +227,28 @@ def test_undecodable_record_travels_as_it_is(bench: Bench):
     assert bench.committed() == 2
 
 
-@pytest.mark.parametrize("written", [[("ce_id", b"x" * 257)], [("deadline", b"soon")]])
+@pytest.mark.parametrize(
+    "written",
+    [
+        [("ce_id", b"x" * 257)],
+        [("ce_id", b"a\0b")],
+        [("idempotency-key", b"a\0b")],
+        [("ce_type", b"count\0")],
+        [("deadline", b"soon")],
+    ],
+)
 def test_record_with_malformed_headers_of_its_own_is_dead(
     bench: Bench, written: list[tuple[str, bytes]]
 ):
     bench.append(b"1", written=written)
+    bench.submit(2)
 
     bench.member().go()
 
-    assert bench.runs == []
+    assert bench.runs == [2]
     assert bench.numbers(LETTERS) == [1]
-    assert bench.committed() == 1
+    assert bench.own_headers(bench.copies(LETTERS)[0]) == written
+    assert bench.committed() == 2
 
 
 def test_job_whose_deadline_has_passed_is_not_run(bench: Bench):

@@ -407,6 +407,15 @@ def test_key_with_a_nul_is_kept(ledger: PostgresLedger):
     assert set(ledger.lookup(["job:job-1"])) == {"job:job-1"}
 
 
+def test_what_the_database_cannot_hold_is_no_outage(ledger: PostgresLedger):
+    with pytest.raises(PermanentError, match="cannot hold"):
+        ledger.lookup(["job:a\0b"])
+    with pytest.raises(PermanentError, match="cannot hold"):
+        ledger.record(OWNER, [effect(1)._replace(job_id="a\0b")])
+
+    assert ledger.lookup(["job:job-1"]) == {}
+
+
 def test_ledgers_that_are_opened_at_once_make_their_tables_once(database: str):
     with ThreadPoolExecutor(8) as pool:
         opened = list(pool.map(lambda _: PostgresLedger(database), range(8)))
