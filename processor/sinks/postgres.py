@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from processor.engine.ports import HandlerTransaction, LedgerRow, Owner, Prepared
-from processor.errors import PermanentError, SinkUnavailable, UsageError
+from processor.errors import PermanentError, ProcessorError, SinkUnavailable, UsageError
 from processor.model import Effect
 from processor.sinks.sql import (
     COLUMNS,
@@ -64,8 +64,12 @@ _SETUP_FAULTS = (
     errors.InvalidSchemaName,
     errors.ReadOnlySqlTransaction,
     errors.FeatureNotSupported,
+    errors.InvalidColumnReference,  # A unique index that rows are replaced by is gone.
 )
 _CONFLICTS = (errors.DeadlockDetected, errors.SerializationFailure)
+# The server, an operator or another transaction ended a statement: connection (08), conflict (40),
+# resources (53), intervention (57), system (58); idle too long, read-only, a lock not had in time.
+_AWAY = ("08", "40", "53", "57", "58", "25P03", "25006", "55P03", "55006")
 
 _DIALECT = Dialect(
     whole="BIGINT",
@@ -108,8 +112,9 @@ class _Open:
         return self.connection.execute(statement.replace("?", "%s"), parameters)
 
     def executemany(self, statement: str, rows: Any, /) -> Any:
-        with self.connection.cursor() as cursor:
-            cursor.executemany(statement.replace("?", "%s"), rows)
+        # One by one: psycopg's own is a pipeline, behind which the server ends no idle transaction.
+        for row in rows:
+            self.execute(statement, row)
 
 
 class PostgresLedger(SqlLedger):
@@ -164,10 +169,7 @@ class PostgresLedger(SqlLedger):
         """Open a transaction on this thread's second connection."""
         with self.faults():
             transaction = _ForHandler(self, self._connection("for_handlers"))
-            transaction.connection.execute(
-                "SELECT set_config('idle_in_transaction_session_timeout', %s, true)",
-                [str(int(idle_seconds_max * 1000))],
-            )
+            _limit_idle(transaction.connection, idle_seconds_max)
             return transaction
 
     def close(self) -> None:
@@ -234,6 +236,8 @@ class PostgresLedger(SqlLedger):
         """Check the owner and add `done` rows in a transaction that is open."""
         with self.faults():
             statements = _Open(connection)
+            # The job's timeout is the handler's; from here on the owner's row is locked.
+            _limit_idle(connection, IDLE_SECONDS_MAX)
             if self._epoch(statements, owner) > owner.epoch:
                 raise lost(owner)
             return self._record(statements, owner, effects, write)
@@ -288,8 +292,8 @@ class _ForHandler:
         return self.connection.info.transaction_status is TransactionStatus.INERROR
 
     def broken_by(self, error: BaseException) -> bool:
-        """Whether the server has gone, or another transaction was in the way."""
-        return self.connection.closed or isinstance(error, _CONFLICTS)
+        """Whether the server has gone or broke a statement off, or a lock was not had in time."""
+        return self.connection.closed or _told_away(error)
 
     def record(
         self, owner: Owner, effects: Sequence[Effect], write: Write | None = None
@@ -345,6 +349,29 @@ def connect(info: str, *, idle_seconds_max: float) -> psycopg.Connection[Any]:
         " WHERE current_setting('synchronous_commit') = 'off'"
     )
     return connection
+
+
+def _limit_idle(connection: psycopg.Connection[Any], seconds: float) -> None:
+    """Have the server end the transaction that is open when it is idle for so long."""
+    connection.execute(
+        "SELECT set_config('idle_in_transaction_session_timeout', %s, true)",
+        [str(int(seconds * 1000))],
+    )
+
+
+def _told_away(error: BaseException) -> bool:
+    """Whether a handler's exception is, or came from, a fault that no statement is to blame for.
+
+    What a handler raises on purpose (`Reject`, `Retry`) is its own word.
+    """
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, ProcessorError):
+        if isinstance(seen, psycopg.OperationalError) and seen.sqlstate is None:
+            return True  # The connection's.
+        if isinstance(seen, psycopg.Error) and (seen.sqlstate or "").startswith(_AWAY):
+            return True
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+    return False
 
 
 @contextmanager

@@ -11,6 +11,8 @@ import pytest
 
 from processor.engine.context import JobContext
 from processor.engine.ports import Owner
+from processor.sinks import postgres
+from processor.sinks.postgres import PostgresLedger
 from tests.engine.bench import LETTERS, Bench
 from tests.engine.conftest import on_postgres
 
@@ -183,3 +185,33 @@ def test_ledger_elsewhere_has_no_transaction_for_handlers(tmp_path: Any):
     assert hop.error_message is not None
     assert "needs a ledger in PostgreSQL" in hop.error_message
     bench.ledger.close()
+
+
+def test_row_that_a_stopped_worker_keeps_locked_is_waited_for_and_counts_no_attempt(
+    bench: Bench,
+    tables: str,
+    reader: psycopg.Connection[Any],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(postgres, "LOCK_SECONDS_MAX", 0.1)
+    reader.execute("INSERT INTO effect (n) VALUES (0)")
+    stopped = PostgresLedger(tables)
+    kept = stopped.begin_handler(300)
+    kept.connection.execute("UPDATE effect SET n = 7")
+
+    def add(context: JobContext) -> None:
+        context.transaction.execute("UPDATE effect SET n = n + 1")
+
+    bench.script = {1: [add] * 9}
+    bench.submit(1)
+    member = bench.member(tiers=0, attempts_max=1)
+    member.go()
+    waited = (bench.numbers(LETTERS), bench.committed(), bench.effects())
+    kept.rollback()
+    stopped.close()
+    bench.clock.advance(60)
+    member.go()
+
+    assert waited == ([], 0, [0])
+    assert {attempt for _, attempt in bench.attempts} == {1}
+    assert (bench.numbers(LETTERS), bench.committed(), bench.effects()) == ([], 1, [1])

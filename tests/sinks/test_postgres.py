@@ -11,9 +11,10 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import errors
 
 from processor.engine.ports import Owner, OwnershipLost
-from processor.errors import PermanentError, SinkUnavailable, UsageError
+from processor.errors import PermanentError, Reject, SinkUnavailable, UsageError
 from processor.model import Effect, Position
 from processor.sinks import postgres
 from processor.sinks.postgres import PostgresLedger
@@ -273,6 +274,85 @@ def test_handler_s_broken_transaction_is_told_from_its_own_fault(
     assert not not_broken
     assert killed.broken_by(theirs.value)
     killed.rollback()
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_row_that_another_transaction_locks_for_too_long_breaks_a_handler_s_transaction(
+    database: str,
+    reader: psycopg.Connection[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    wrapped: bool,
+):
+    monkeypatch.setattr(postgres, "LOCK_SECONDS_MAX", 0.1)
+    ledger = PostgresLedger(database)
+    reader.execute("CREATE TABLE account (id bigint PRIMARY KEY); INSERT INTO account VALUES (1)")
+    stopped, waiting = ledger.begin_handler(60), PostgresLedger(database)
+    stopped.connection.execute("DELETE FROM account")
+    mine = waiting.begin_handler(60)
+
+    with pytest.raises(Exception) as caught:
+        try:
+            mine.connection.execute("DELETE FROM account")
+        except psycopg.Error as fault:
+            if wrapped:
+                raise RuntimeError("cannot pay") from fault
+            raise
+
+    assert mine.broken_by(caught.value)
+    mine.rollback()
+    stopped.rollback()
+    ledger.close()
+    waiting.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "broken"),
+    [
+        (errors.QueryCanceled(), True),
+        (errors.AdminShutdown(), True),
+        (errors.DiskFull(), True),
+        (errors.ReadOnlySqlTransaction(), True),
+        (psycopg.OperationalError("the connection is lost"), True),
+        (errors.UniqueViolation(), False),
+        (errors.ProgramLimitExceeded(), False),
+        (ValueError("mine"), False),
+    ],
+    ids=repr,
+)
+def test_what_breaks_a_handler_s_transaction_is_told_from_what_the_handler_is_to_blame_for(
+    ledger: PostgresLedger, error: Exception, broken: bool
+):
+    mine = ledger.begin_handler(60)
+
+    assert mine.broken_by(error) is broken
+    mine.rollback()
+
+
+def test_what_a_handler_makes_of_a_lock_on_purpose_is_its_own_word(ledger: PostgresLedger):
+    mine = ledger.begin_handler(60)
+    verdict = Reject("sold")
+    verdict.__cause__ = errors.LockNotAvailable()
+
+    assert not mine.broken_by(verdict)
+    mine.rollback()
+
+
+def test_worker_stopped_between_a_handler_s_row_and_its_commit_keeps_no_owner_away(
+    database: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(postgres, "IDLE_SECONDS_MAX", 0.3)
+    stopped, newer = PostgresLedger(database), PostgresLedger(database)
+    stopped.raise_owner(OWNER)
+    transaction = stopped.begin_handler(300)
+    transaction.record(OWNER, [effect(1)])
+
+    newer.raise_owner(OWNER._replace(epoch=6))
+    with pytest.raises(SinkUnavailable):
+        transaction.commit()
+
+    assert newer.lookup(["job:job-1"]) == {}
+    stopped.close()
+    newer.close()
 
 
 # Tables of results.
