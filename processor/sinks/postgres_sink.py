@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from psycopg import Connection, sql
+from psycopg import Connection, errors, sql
 from psycopg.types.json import Jsonb
 
-from processor.errors import PermanentError, UsageError
+from processor.errors import PermanentError, SinkUnavailable, UsageError
 from processor.model import Effect
+
+PARAMETERS_MAX = 10_000  # Values of one statement; the protocol takes 65,535.
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _COLUMN_TYPES = {
@@ -111,18 +114,43 @@ class PostgresSink:
                 if tuple(row) != names:
                     self._insert(transaction, names, run)
                     names, run = tuple(row), []
-                run.append([_value(each) for each in row.values()])
+                run.append([self._value(name, each) for name, each in row.items()])
         self._insert(transaction, names, run)
 
     def _insert(
         self, transaction: Connection[Any], names: Sequence[str], rows: list[list[Any]]
     ) -> None:
-        if not rows:
-            return
-        statement = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
+        count_max = max(1, PARAMETERS_MAX // max(1, len(names)))
+        for start in range(0, len(rows), count_max):
+            some = rows[start : start + count_max]
+            try:
+                with transaction.transaction() if len(some) > 1 and self._keys else nullcontext():
+                    self._execute(transaction, names, some)
+            except errors.CardinalityViolation:  # Two of them have the same keys.
+                for row in some:
+                    self._execute(transaction, names, [row])
+
+    def _execute(
+        self, transaction: Connection[Any], names: Sequence[str], rows: list[list[Any]]
+    ) -> None:
+        """Write rows in one statement: the server ends no transaction idle behind a pipeline."""
+        one = sql.SQL("({})").format(sql.SQL(", ").join(sql.Placeholder() * len(names)))
+        statement = self._statement(names, sql.SQL(", ").join([one] * len(rows)))
+        try:
+            transaction.execute(statement, [value for row in rows for value in row])
+        except errors.UndefinedColumn as fault:
+            if self._columns is None:
+                raise
+            raise SinkUnavailable(
+                f"table `{self._table}` lacks a column of its schema",
+                hint="add the column again, or change the schema and restart the workers",
+            ) from fault
+
+    def _statement(self, names: Sequence[str], rows: sql.Composed) -> sql.Composed:
+        statement = sql.SQL("INSERT INTO {} ({}) VALUES {}").format(
             sql.Identifier(*self._table.split(".")),
             sql.SQL(", ").join(map(sql.Identifier, names)),
-            sql.SQL(", ").join(sql.Placeholder() * len(names)),
+            rows,
         )
         if self._keys:
             others = [name for name in names if name not in self._keys]
@@ -133,11 +161,12 @@ class PostgresSink:
             statement += (
                 sql.SQL("UPDATE SET ") + sql.SQL(", ").join(sets) if sets else sql.SQL("NOTHING")
             )
-        if len(rows) == 1:
-            transaction.execute(statement, rows[0])
-        else:
-            with transaction.cursor() as cursor:
-                cursor.executemany(statement, rows)
+        return statement
+
+    def _value(self, name: str, value: Any) -> Any:
+        kind, _ = (self._columns or {}).get(name, ("", True))
+        wrapped = isinstance(value, (Mapping, list)) or (kind == "jsonb" and value is not None)
+        return Jsonb(value) if wrapped else value
 
     def _check_row(self, row: Any) -> None:
         if not isinstance(row, Mapping) or not row:
@@ -207,7 +236,3 @@ def _column_type(declared: Any) -> tuple[str, bool]:
         logical = _LOGICAL_TYPES.get(declared.get("logicalType", ""))
         return (logical, False) if logical is not None else _column_type(declared["type"])
     return _COLUMN_TYPES.get(declared, "jsonb"), False
-
-
-def _value(value: Any) -> Any:
-    return Jsonb(value) if isinstance(value, (Mapping, list)) else value

@@ -16,7 +16,7 @@ from psycopg import errors
 from processor.engine.ports import Owner, OwnershipLost
 from processor.errors import PermanentError, Reject, SinkUnavailable, UsageError
 from processor.model import Effect, Position
-from processor.sinks import postgres
+from processor.sinks import postgres, postgres_sink
 from processor.sinks.postgres import PostgresLedger
 from processor.sinks.postgres_sink import PostgresSink, columns_of
 from processor.stack.postgres import Postgres
@@ -384,6 +384,84 @@ def test_row_with_the_same_keys_replaces_the_earlier_one(
         ("a", 2),
         ("b", None),
     ]
+
+
+def test_more_rows_than_one_statement_takes_are_all_there(
+    ledger: PostgresLedger, reader: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(postgres_sink, "PARAMETERS_MAX", 4)
+    reader.execute("CREATE TABLE seen (id bigint PRIMARY KEY, n bigint)")
+    sink = PostgresSink("seen", keys=["id"])
+    rows = [{"id": n % 5, "n": n} for n in range(13)]
+
+    ledger.record(OWNER, [effect(1, rows)], sink.write_in)
+
+    found = reader.execute("SELECT id, n FROM seen ORDER BY id").fetchall()
+    assert found == [(0, 10), (1, 11), (2, 12), (3, 8), (4, 9)]
+
+
+def test_writer_stopped_after_many_rows_does_not_keep_the_next_owner_away(
+    database: str, reader: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(postgres, "IDLE_SECONDS_MAX", 0.3)
+    reader.execute("CREATE TABLE seen (id bigint)")
+    stopped, newer = PostgresLedger(database), PostgresLedger(database)
+    stopped.raise_owner(OWNER)
+    sink = PostgresSink("seen")
+
+    def stop(connection: psycopg.Connection[Any], effects: Any) -> None:
+        sink.write_in(connection, effects)
+        newer.raise_owner(OWNER._replace(epoch=6))
+        connection.execute("SELECT 1")
+
+    with pytest.raises(SinkUnavailable, match="idle"):
+        stopped.record(OWNER, [effect(1, [{"id": n} for n in range(5)])], stop)
+
+    assert reader.execute("SELECT count(*) FROM seen").fetchone() == (0,)
+    stopped.close()
+    newer.close()
+
+
+def test_union_of_several_types_is_kept_as_json(
+    ledger: PostgresLedger, reader: psycopg.Connection[Any]
+):
+    fields = [{"name": "n", "type": "long"}, {"name": "any", "type": ["null", "string", "long"]}]
+    schema = {"type": "record", "name": "r", "fields": fields}
+    sink = PostgresSink("report", schema=schema, create=True)
+    ledger.prepare([sink])
+    values = ["text", 5, None, True, {"a": [1]}]
+
+    rows = [{"n": n, "any": value} for n, value in enumerate(values)]
+    ledger.record(OWNER, [effect(1, rows)], sink.write_in)
+
+    found = reader.execute('SELECT "any" FROM report ORDER BY n').fetchall()
+    assert [value for (value,) in found] == values
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["ALTER TABLE report DROP COLUMN tags", "ALTER TABLE report DROP CONSTRAINT report_pkey"],
+)
+def test_table_that_no_longer_fits_its_schema_is_an_outage(
+    ledger: PostgresLedger, reader: psycopg.Connection[Any], change: str
+):
+    sink = PostgresSink("report", keys=["id"], schema=SCHEMA, create=True)
+    ledger.prepare([sink])
+    reader.execute(change)  # type: ignore[arg-type]
+
+    with pytest.raises(SinkUnavailable):
+        ledger.record(OWNER, [effect(1, ROW)], sink.write_in)
+
+    assert ledger.lookup(["job:job-1"]) == {}
+
+
+def test_column_that_a_table_without_a_schema_lacks_is_the_result_s_fault(
+    ledger: PostgresLedger, reader: psycopg.Connection[Any]
+):
+    reader.execute("CREATE TABLE report (id text)")
+
+    with pytest.raises(PermanentError, match="nothing"):
+        ledger.record(OWNER, [effect(1, {"nothing": 1})], PostgresSink("report").write_in)
 
 
 def _rest(row: dict[str, Any]) -> dict[str, Any]:
