@@ -55,6 +55,7 @@ CORE_BANNED_CALLS = {"now", "utcnow", "today", "sleep", "open"}
 MAY_CATCH_EVERYTHING = {
     "processor/engine/call.py": "calls the handler, which may raise anything",
     "processor/engine/quick.py": "calls the handler too",
+    "processor/engine/effects.py": "calls a user's sinks, which may raise anything",
     "processor/engine/outcomes.py": "asks a user's exception for its text, which may raise too",
     "processor/serve.py": "imports the user's module, which may raise anything",
     "processor/adapters/coroutines.py": "hands what a handler raised to its slice, which decides",

@@ -148,6 +148,12 @@ class Caller:
                 results[at] = told_failure(result, spec, lambda log=log: log.log)  # type: ignore[misc]
         return results
 
+    def sink_failed(self, error: Exception, entry: Entry, spec: JobSpec) -> Failure:
+        """Describe what a sink raised, as what the handler itself raises is."""
+        job = entry.job
+        assert job is not None
+        return told_failure(error, spec, lambda: self._bind_log(entry, job, entry.attempt + 1))
+
     def _context(self, run: _Run, row: LedgerRow | None) -> JobContext:
         entry, spec = run.entry, run.spec
         job, attempt = entry.job, entry.attempt + 1

@@ -7,30 +7,43 @@ The order of one write, for a slice or for one job:
 2. One ledger transaction: the owner is checked, `done` rows are added, and each transactional sink
    gets the effects whose rows are new.
 
+What a sink raises is told by `fault_of`: what it cannot take, what is away, or a failed run.
+
 A crash before 2 repeats the job, and its plain sinks overwrite or keep what is there; a crash after
 2 finds the row. So a reader of a plain sink may see a result whose row is not there yet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, Self
 
 from processor.core.lane import Entry
 from processor.engine.job import JobSpec
-from processor.engine.outcomes import written_outcome
+from processor.engine.outcomes import failure_of, written_outcome
 from processor.engine.ports import (
     HandlerTransaction,
     Ledger,
     Owner,
+    OwnershipLost,
     Sink,
     TransactionalSink,
     row_among,
 )
 from processor.engine.slices import Outcome
+from processor.errors import OutageError, PermanentError, Retry, SinkUnavailable
 from processor.model import Effect
 
-Write = Callable[[Any, Sequence[Effect]], None]
+
+class SinkFailed(Exception):
+    """A sink raised what says neither that the result is refused nor that anything is away.
+
+    `error` is what it raised: the run has failed, as if its handler had raised it.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class Unwritten(NamedTuple):
@@ -48,11 +61,12 @@ def write(
     """Write them all, and tell what became of each. PermanentError: a result is refused for good.
 
     OutageError: some may be written, and writing all again is safe. OwnershipLost: nothing was, but
-    by plain sinks.
+    by plain sinks. SinkFailed: a sink raised something else.
     """
     write_plain(unwritten)
     effects = [each.effect for each in unwritten]
-    new = ledger.record(owner, effects, transactional(unwritten))
+    with _Sinks(unwritten) as sinks:
+        new = ledger.record(owner, effects, sinks.write if sinks.any else None)
     return outcomes(ledger, unwritten, new)
 
 
@@ -64,7 +78,8 @@ def write_in(
     Where the job has ended already, nothing is: the caller undoes what the handler wrote.
     """
     write_plain([one])
-    new = transaction.record(owner, [one.effect], transactional([one]))
+    with _Sinks([one]) as sinks:
+        new = transaction.record(owner, [one.effect], sinks.write if sinks.any else None)
     if new:
         transaction.commit()
     ((_, outcome),) = outcomes(ledger, [one], new)
@@ -75,25 +90,69 @@ def write_plain(unwritten: Sequence[Unwritten]) -> None:
     """Give each plain sink its effects at once."""
     for sink, effects in _by_sink(unwritten):
         if not isinstance(sink, TransactionalSink):
-            sink.write(effects)
+            try:
+                sink.write(effects)
+            except Exception as error:
+                raise fault_of(error) from error
 
 
-def transactional(unwritten: Sequence[Unwritten]) -> Write | None:
-    """What is to be called with the ledger's transaction and the effects that are new."""
-    chosen = [
-        (sink, {effect.identity for effect in effects})
-        for sink, effects in _by_sink(unwritten)
-        if isinstance(sink, TransactionalSink)
-    ]
-    if not chosen:
-        return None
+class _Sinks:
+    """The transactional sinks of some runs, and what one of them raised that the ledger let pass.
 
-    def write_all(transaction: Any, effects: Sequence[Effect]) -> None:
-        for sink, identities in chosen:
+    What its database raises the ledger tells; whatever else a sink raises is told here.
+    """
+
+    def __init__(self, unwritten: Sequence[Unwritten]) -> None:
+        self._chosen = [
+            (sink, {effect.identity for effect in effects})
+            for sink, effects in _by_sink(unwritten)
+            if isinstance(sink, TransactionalSink)
+        ]
+        self._raised: Exception | None = None
+
+    @property
+    def any(self) -> bool:
+        """Whether there is one."""
+        return bool(self._chosen)
+
+    def write(self, transaction: Any, effects: Sequence[Effect]) -> None:
+        """Give each sink those of the effects that are its own."""
+        for sink, identities in self._chosen:
             if mine := [effect for effect in effects if effect.identity in identities]:
-                sink.write_in(transaction, mine)
+                try:
+                    sink.write_in(transaction, mine)
+                except Exception as error:
+                    self._raised = error
+                    raise
 
-    return write_all
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None and error is self._raised:
+            raise fault_of(self._raised) from error
+
+
+def fault_of(error: Exception) -> Exception:
+    """Tell what a sink has raised, as far as it is no word of ours yet.
+
+    PermanentError: the result is nothing that can be written so. SinkUnavailable: the other side
+    does not answer. SinkFailed: anything else.
+    """
+    match error:
+        case PermanentError() | Retry() | OutageError() | OwnershipLost():
+            return error
+        case TypeError() | ValueError():  # A UnicodeError is one.
+            return PermanentError(f"the sink cannot take the result: {_said(error)}")
+        case OSError():
+            return SinkUnavailable(f"the sink does not answer: {_said(error)}")
+        case _:
+            return SinkFailed(error)
+
+
+def _said(error: Exception) -> str:
+    failure = failure_of(error)
+    return f"{failure.error_class}: {failure.message}"
 
 
 def outcomes(

@@ -19,7 +19,7 @@ from processor.engine import effects
 from processor.engine.batch import Ready
 from processor.engine.call import Abandoned, Awaiting, Called, Caller
 from processor.engine.context import JobCancelled
-from processor.engine.effects import Unwritten
+from processor.engine.effects import SinkFailed, Unwritten
 from processor.engine.job import JobSpec
 from processor.engine.journey import asks_admission
 from processor.engine.outcomes import away, failure_of, key_text, known_outcome, payload_hash
@@ -34,7 +34,7 @@ from processor.engine.slices import (
     Succeeded,
     Unavailable,
 )
-from processor.errors import ContractError, OutageError, PermanentError, StoreUnavailable
+from processor.errors import ContractError, OutageError, PermanentError, Retry, StoreUnavailable
 from processor.model import Effect, Failure, JobHeaders
 
 FLUSH_SECONDS = 0.1
@@ -290,8 +290,8 @@ class Runner:
         try:
             owner = progress.work.owner
             return effects.write_in(called.transaction, self._ledger, owner, one)
-        except PermanentError as fault:
-            return Failed(failure_of(fault), one.seconds)
+        except (PermanentError, Retry, SinkFailed) as fault:
+            return Failed(self._failure(fault, one), one.seconds)
         finally:
             called.transaction.rollback()  # Nothing is left of one that was committed.
 
@@ -350,17 +350,23 @@ class Runner:
             away_now = Unavailable(away(outage), outage.message)
             progress.outcomes.append((unwritten[0].entry, away_now))
             return False
-        except PermanentError as fault:
+        except (PermanentError, Retry, SinkFailed) as fault:
             return self._write_one_by_one(progress, unwritten, fault)
         return True
 
+    def _failure(self, fault: Exception, one: Unwritten) -> Failure:
+        """Describe what a sink made of a run that its handler had ended well."""
+        if not isinstance(fault, SinkFailed):
+            return failure_of(fault)
+        return self._caller.sink_failed(fault.error, one.entry, one.spec)
+
     def _write_one_by_one(
-        self, progress: _Progress, whole: list[Unwritten], fault: PermanentError
+        self, progress: _Progress, whole: list[Unwritten], fault: Exception
     ) -> bool:
-        """Find the result that a sink refuses for good: its job fails, those before are written."""
+        """Find the result that a sink does not take: its job fails, those before are written."""
         if len(whole) == 1:
-            entry, _, _, seconds = whole[0]
-            progress.outcomes.append((entry, Failed(failure_of(fault), seconds)))
+            failure = self._failure(fault, whole[0])
+            progress.outcomes.append((whole[0].entry, Failed(failure, whole[0].seconds)))
             return False
         for each in whole:
             progress.ran(each)

@@ -13,9 +13,12 @@ from processor.errors import (
     PermanentError,
     RegistryUnavailable,
     Reject,
+    Retry,
     SinkUnavailable,
     StoreUnavailable,
+    UsageError,
 )
+from processor.testing import MemorySink
 from tests.engine.bench import DELAYS, LETTERS, TIER_1, Bench, Member
 
 TIMEOUT, GRACE = 10.0, 5.0
@@ -172,6 +175,86 @@ def test_result_that_the_sink_refuses_for_good_fails_only_its_own_job(bench: Ben
     # What ran after it waits until its death is noted, and is run again.
     assert bench.runs == [0, 1, 2, 3, 3]
     assert bench.committed() == 4
+
+
+class Raising:
+    """A sink that does not take job 2's result; `way` is how it is called."""
+
+    def __init__(self, way: str, fault: Exception, times: int) -> None:
+        self.left = times
+
+        def take(*given: Any) -> None:
+            for effect in given[-1]:
+                if effect.result["n"] == 2 and self.left:
+                    self.left -= 1
+                    raise fault
+
+        setattr(self, way, take)
+
+
+@pytest.mark.parametrize("way", ["write", "write_in"])
+@pytest.mark.parametrize(
+    ("fault", "error_class", "attempts"),
+    [
+        (UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates"), "PermanentError", 1),
+        (TypeError("expected str"), "PermanentError", 1),
+        (Retry("not now"), "Retry", 2),
+        (LookupError("no such thing"), "LookupError", 2),
+        (UsageError("no address"), "UsageError", 2),
+        (ZeroDivisionError("never"), "ZeroDivisionError", 1),  # The job lists it as permanent.
+    ],
+    ids=repr,
+)
+def test_whatever_a_sink_raises_is_a_failed_run_of_its_own_job(
+    bench: Bench, way: str, fault: Exception, error_class: str, attempts: int
+):
+    bench.sinks = (bench.sink, Raising(way, fault, 99))
+    for n in range(4):
+        bench.submit(n, str(n))
+    member = bench.member(tiers=1, attempts_max=2)
+
+    for _ in range(3):
+        member.go(16)
+        bench.clock.advance(3600)
+
+    assert sorted(bench.effects()) == [0, 1, 3]
+    assert bench.numbers(LETTERS) == [2]
+    assert [(hop.error_class, hop.attempt) for hop in bench.hops(LETTERS)] == [
+        (error_class, attempts)
+    ]
+    assert bench.committed() == 4
+
+
+@pytest.mark.parametrize("way", ["write", "write_in"])
+def test_sink_whose_other_side_does_not_answer_is_waited_for(bench: Bench, way: str):
+    bench.sinks = (bench.sink, Raising(way, ConnectionError("refused"), 3))
+    for n in range(4):
+        bench.submit(n)
+    member = bench.member(tiers=0, attempts_max=1)
+
+    for _ in range(6):
+        member.go()
+        bench.clock.advance(60)
+
+    assert bench.effects() == [0, 1, 2, 3]
+    assert bench.numbers(LETTERS) == []
+    assert bench.committed() == 4
+
+
+@pytest.mark.parametrize("result", [{"n": "\ud800"}, {1: 2}, {"n": 2**70}], ids=repr)
+def test_result_that_is_no_row_fails_its_own_job(bench: Bench, result: dict[Any, Any]):
+    if isinstance(bench.sink, MemorySink):
+        pytest.skip("takes everything")
+    handle = bench._handle
+    bench._handle = lambda n, context: result if n == 1 else handle(n, context)  # type: ignore[method-assign, assignment, return-value]
+    for n in range(3):
+        bench.submit(n, str(n))
+
+    bench.member().go(16)
+
+    assert bench.effects() == [0, 2]
+    assert bench.numbers(LETTERS) == [1]
+    assert bench.committed() == 3
 
 
 # The registry and the claim store.
