@@ -9,7 +9,6 @@ What has no effect of its own to write is one statement and one round trip for a
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -18,6 +17,7 @@ from typing import Any
 from processor.engine.ports import HandlerTransaction, LedgerRow, Owner, Prepared
 from processor.errors import PermanentError, ProcessorError, SinkUnavailable, UsageError
 from processor.model import Effect
+from processor.sinks.connections import Connections
 from processor.sinks.sql import (
     COLUMNS,
     EPOCH,
@@ -126,9 +126,7 @@ class PostgresLedger(SqlLedger):
     def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
         super().__init__(_DIALECT, clock)
         self._conninfo = conninfo(url)
-        self._local = threading.local()
-        self._connections: set[psycopg.Connection[Any]] = set()
-        self._connections_lock = threading.Lock()
+        self._connections: Connections[psycopg.Connection[Any]] = Connections()
         self._make_tables()
 
     def lookup(self, identities: Sequence[str]) -> dict[str, LedgerRow]:
@@ -174,11 +172,7 @@ class PostgresLedger(SqlLedger):
 
     def close(self) -> None:
         """Close every thread's connection. Twice does no harm."""
-        with self._connections_lock:
-            for connection in self._connections:
-                connection.close()
-            self._connections.clear()
-        self._local = threading.local()
+        self._connections.close()
 
     def _insert(self, statements: Statements, owner: Owner, effects: Sequence[Effect]) -> set[str]:
         at = self._clock()
@@ -252,27 +246,17 @@ class PostgresLedger(SqlLedger):
         except psycopg.DataError as fault:
             raise PermanentError(f"the ledger cannot hold this: {_line(fault)}") from fault
         except psycopg.Error as fault:
-            self._drop()
+            self._connections.drop_mine()  # They may be broken: the next call makes others.
             raise SinkUnavailable(
                 f"the ledger in PostgreSQL does not answer: {_line(fault)}",
                 hint="check that the server runs and that ledger.url names it and may write to it",
             ) from fault
 
-    def _drop(self) -> None:
-        """Let go of this thread's connections, which may be broken: the next call makes others."""
-        with self._connections_lock:
-            for connection in vars(self._local).values():
-                connection.close()
-                self._connections.discard(connection)
-        vars(self._local).clear()
-
     def _connection(self, name: str = "for_ledger") -> psycopg.Connection[Any]:
-        connection: psycopg.Connection[Any] | None = getattr(self._local, name, None)
+        connection = self._connections.mine(name)
         if connection is None or connection.closed:
             connection = connect(self._conninfo, idle_seconds_max=IDLE_SECONDS_MAX)
-            setattr(self._local, name, connection)
-            with self._connections_lock:
-                self._connections.add(connection)
+            self._connections.keep(connection, name)
         return connection
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from processor.errors import PermanentError, SinkUnavailable, UsageError
 from processor.model import Effect
+from processor.sinks.connections import Connections
 from processor.sinks.sql import Dialect, SqlLedger, Statements
 
 BUSY_SECONDS = 30.0
@@ -36,9 +37,7 @@ class SqliteLedger(SqlLedger):
     def __init__(self, path: str | Path, *, clock: Callable[[], float] = time.time) -> None:
         super().__init__(_DIALECT, clock)
         self._path = str(path)
-        self._local = threading.local()
-        self._connections: list[sqlite3.Connection] = []
-        self._connections_lock = threading.Lock()
+        self._connections: Connections[sqlite3.Connection] = Connections()
         self._writing = threading.Lock()
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -51,11 +50,7 @@ class SqliteLedger(SqlLedger):
 
     def close(self) -> None:
         """Close every thread's connection. Twice does no harm."""
-        with self._connections_lock:
-            for connection in self._connections:
-                connection.close()
-            self._connections.clear()
-        self._local = threading.local()
+        self._connections.close()
 
     def _write(
         self,
@@ -87,16 +82,14 @@ class SqliteLedger(SqlLedger):
                 raise
 
     def _connection(self) -> sqlite3.Connection:
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        connection = self._connections.mine()
         if connection is None:
             connection = sqlite3.connect(
                 self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
             _log_ahead(connection)
             connection.execute("PRAGMA synchronous=FULL")
-            self._local.connection = connection
-            with self._connections_lock:
-                self._connections.append(connection)
+            self._connections.keep(connection)
         return connection
 
 

@@ -387,6 +387,19 @@ def test_death_never_replaces_the_effect_of_another_job(ledger: Ledger):
     assert len(ledger.lookup(identities_of(KEY, "job-2"))) == 1
 
 
+@pytest.mark.parametrize("ledger", ["sqlite", "postgres"], indirect=True)
+def test_connection_of_a_thread_that_has_ended_is_let_go(ledger: Any):
+    ledger.lookup(["job:job-1"])
+
+    for _ in range(5):
+        thread = threading.Thread(target=ledger.lookup, args=[["job:job-1"]])
+        thread.start()
+        thread.join(20)
+
+    assert len(ledger._connections) == 2
+    assert ledger.record(OWNER, [effect(1)]) == {"job:job-1"}
+
+
 def test_ledger_is_closed_twice_without_harm(ledger: Ledger):
     ledger.close()
     ledger.close()
