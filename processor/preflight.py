@@ -113,8 +113,8 @@ def prepare_sinks(ledger: Ledger, topics: Sequence[Topic], jobs: Mapping[str, Jo
             if isinstance(sink, Prepared):
                 if not isinstance(ledger, PreparingLedger):
                     raise UsageError(
-                        f"a sink of `{job}` writes to PostgreSQL in the ledger's transaction, and "
-                        "the ledger is not there",
-                        hint="set ledger.url to that database, postgresql://…",
+                        f"a sink of `{job}` writes to a table in the ledger's database, and the "
+                        "ledger has none",
+                        hint="set ledger.url to the sink's database",
                     )
                 ledger.prepare([sink])

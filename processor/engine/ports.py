@@ -298,7 +298,10 @@ class Prepared(Protocol):
     """A transactional sink that has a table."""
 
     def prepare(self, transaction: Any) -> None:
-        """Create the table, or check that it takes the results. UsageError: it does not."""
+        """Create the table, or check that it takes the results. UsageError: it does not.
+
+        It may be the transaction of a database of another kind.
+        """
         ...
 
 

@@ -75,8 +75,14 @@ class PostgresSink:
         if self._columns is not None and (missing := set(keys) - self._columns.keys()):
             raise UsageError(f"table `{table}`: the schema has no field `{min(missing)}` of `keys`")
 
-    def prepare(self, transaction: Connection[Any]) -> None:
+    def prepare(self, transaction: Any) -> None:
         """Create the table, or check that it takes the results. UsageError: it does not."""
+        if not isinstance(transaction, Connection):
+            raise UsageError(
+                f"PostgresSink(`{self._table}`) writes in the ledger's transaction, and the ledger "
+                "is not in PostgreSQL",
+                hint="set ledger.url to that database, postgresql://…",
+            )
         if self._create and self._columns is not None:
             transaction.execute(self._statement_to_create())
         found = dict(

@@ -10,11 +10,12 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from processor.engine.ports import Prepared
 from processor.errors import PermanentError, SinkUnavailable, UsageError
 from processor.model import Effect
 from processor.sinks.connections import Connections
@@ -47,6 +48,12 @@ class SqliteLedger(SqlLedger):
                 hint="name a file in a folder of your own with ledger.url",
             ) from None
         self._make_tables()
+
+    def prepare(self, sinks: Iterable[Prepared]) -> None:
+        """Have sinks create or check their tables. UsageError: a result could not be written."""
+        with self._transaction() as connection:
+            for each in sinks:
+                each.prepare(connection)
 
     def close(self) -> None:
         """Close every thread's connection. Twice does no harm."""
@@ -106,6 +113,23 @@ class SqliteSink:
         self._table = table
         self._create = create
 
+    def prepare(self, transaction: Any) -> None:
+        """Create the table, or check that it is there. UsageError: it is not."""
+        if not isinstance(transaction, sqlite3.Connection):
+            raise UsageError(
+                f"SqliteSink(`{self._table}`) writes to the ledger's file, and the ledger is a "
+                "database of another kind",
+                hint="set ledger.url to sqlite:///…, or use PostgresSink",
+            )
+        if self._create is not None:
+            transaction.execute(self._create)
+        found = transaction.execute(f"PRAGMA table_info({self._table})").fetchall()
+        if not found:
+            raise UsageError(
+                f"there is no table `{self._table}` to write results to",
+                hint="create it, or use SqliteSink(…, create='CREATE TABLE IF NOT EXISTS …')",
+            )
+
     def write_in(self, transaction: sqlite3.Connection, effects: Sequence[Effect]) -> None:
         """Insert each effect's rows through the transaction."""
         if self._create is not None:
@@ -151,6 +175,10 @@ def _faults(path: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as fault:
+        if str(fault).startswith("no such table"):  # No code of its own tells it.
+            raise SinkUnavailable(
+                f"the ledger {path} is not ready for results: {fault}", hint="create the table"
+            ) from fault
         if fault.sqlite_errorcode & 0xFF == sqlite3.SQLITE_ERROR:  # The statement, not the file.
             raise PermanentError(f"the sink refuses the result: {fault}") from fault
         raise SinkUnavailable(

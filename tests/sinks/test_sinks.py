@@ -18,8 +18,8 @@ from processor.adapters.objects.stores import Objects
 from processor.contracts import headers
 from processor.engine.effects import Unwritten, write
 from processor.engine.job import JobSpec
-from processor.engine.ports import Owner, Sink, TransactionalSink
-from processor.errors import PermanentError
+from processor.engine.ports import Owner, Prepared, PreparingLedger, Sink, TransactionalSink
+from processor.errors import PermanentError, SinkUnavailable, UsageError
 from processor.model import Effect, Hop, Position, Record
 from processor.sinks.kafka import KafkaSink
 from processor.sinks.objects import ObjectSink
@@ -224,6 +224,43 @@ def test_result_that_does_not_fit_is_refused_for_good_and_the_others_can_be_writ
 
     assert place.rows(["job-1"]) == [1]
     assert place.ledger.lookup(["job:job-2"]) == {}
+
+
+def test_sink_with_a_table_is_ready_before_a_job_runs(place: Place):
+    if not isinstance(place.ledger, PreparingLedger) or not isinstance(place.sink, Prepared):
+        pytest.skip("has no table")
+
+    place.ledger.prepare([place.sink])
+    place.ledger.prepare([place.sink])
+
+    assert place.rows([]) == []
+
+
+def test_table_that_is_not_there_is_told_before_a_job_runs_and_later_as_an_outage(place: Place):
+    sinks = {OnSqlite: SqliteSink("nowhere"), OnPostgres: PostgresSink("nowhere")}
+    sink = sinks.get(type(place))
+    if sink is None:
+        pytest.skip("has no table")
+    assert isinstance(place.ledger, PreparingLedger)
+    place.sink = sink
+
+    with pytest.raises(UsageError, match="there is no table `nowhere`"):
+        place.ledger.prepare([sink])
+    with pytest.raises(SinkUnavailable, match="not ready for results"):
+        written(place, effect(1))
+
+    assert place.ledger.lookup(["job:job-1"]) == {}
+
+
+def test_ledger_in_a_database_of_another_kind_is_told_before_a_job_runs(place: Place):
+    sinks = {OnSqlite: PostgresSink("report"), OnPostgres: SqliteSink("report")}
+    sink = sinks.get(type(place))
+    if sink is None:
+        pytest.skip("has no table")
+    assert isinstance(place.ledger, PreparingLedger)
+
+    with pytest.raises(UsageError, match="the ledger is"):
+        place.ledger.prepare([sink])
 
 
 def test_nothing_to_write_is_nothing(place: Place):
