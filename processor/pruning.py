@@ -2,7 +2,8 @@
 
 Rule I (docs/architecture.md): a row may go when its job cannot come again. A job that is done comes
 again from its main topic or a retry topic, so its row outlives both retentions; of one that has a
-dead letter (it died, was purged, or was done in a replay) the letter's retention counts too.
+dead letter (it died, was purged, or was done in a replay) or may have one (it was dying) the
+letter's retention counts too. How far a job was that never ended nobody asks for by then.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from processor.contracts.topic import Topic
-from processor.errors import OutageError
+from processor.errors import ProcessorError
 
 STEP_ROWS_MAX = 1000
 STEPS_MAX = 20  # In one go: what is left waits for the next one.
@@ -88,8 +89,8 @@ class Pruner:
         while not self._stop.wait(EVERY_SECONDS):
             try:
                 self.step()
-            except OutageError as outage:
-                self._logger.warning("the ledger is not pruned now", why=outage.message)
+            except ProcessorError as fault:  # Whatever it is, the next time may go well.
+                self._logger.warning("the ledger is not pruned now", why=fault.message)
 
 
 def too_short(retention_seconds: float, topics: Sequence[Topic]) -> str | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
 
 from processor.contracts.topic import Topic
+from processor.errors import PermanentError, ProcessorError, SinkUnavailable
 from processor.pruning import STEP_ROWS_MAX, STEPS_MAX, Pruner, too_short
 
 DAY = 86_400.0
@@ -62,6 +64,44 @@ def test_one_go_is_bounded():
     gone = pruner(rows, topic(dead_letter={"policy": "hold"}, ordering="key")).step()
 
     assert gone == STEPS_MAX * STEP_ROWS_MAX
+
+
+@pytest.mark.parametrize("fault", [SinkUnavailable("no answer"), PermanentError("refused")])
+def test_pruning_goes_on_after_whatever_the_ledger_tells(
+    fault: ProcessorError, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("processor.pruning.EVERY_SECONDS", 0.001)
+    pruned_after = threading.Event()
+
+    class Failing(Rows):
+        def prune(self, *given: Any, **more: Any) -> int:
+            if len(self.asked) == 0:
+                self.asked.append(("t", 0.0, False))
+                raise fault
+            pruned_after.set()
+            return 0
+
+    logger = Telling()
+    made = Pruner(
+        Failing(), [topic()], retention_seconds=DAY, now=lambda: 100 * DAY,
+        pruned=lambda _: None, logger=logger,
+    )  # fmt: skip
+    made.start()
+    went_on = pruned_after.wait(20)
+    made.stop()
+
+    assert went_on
+    assert logger.told == [fault.message]
+
+
+class Telling:
+    """A log that keeps why something did not go well."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def warning(self, _: str, *, why: str) -> None:
+        self.told.append(why)
 
 
 @pytest.mark.parametrize(

@@ -221,12 +221,11 @@ class SqlLedger(ABC):
             return sql_holds.end(statements, owner, key, replay)
 
     def prune(self, topic: str, before: float, count_max: int, *, with_letters: bool) -> int:
-        """Forget at most so many rows of a topic's jobs that ended before a time.
+        """Forget at most so many rows of a topic's jobs: those that have not changed since a time.
 
-        Returns how many. `with_letters`: of jobs that have a dead letter, too.
+        Returns how many. `with_letters`: of jobs that have a dead letter, or may have, too.
         """
-        plain = "state = 'done' AND replay = 0"
-        which = "state IN ('done', 'dead', 'purged')" if with_letters else plain
+        which = "TRUE" if with_letters else "(state = 'running' OR state = 'done' AND replay = 0)"
         with self._transaction() as statements:
             deleted: int = statements.execute(
                 "DELETE FROM processor_ledger WHERE identity IN (SELECT identity FROM"  # noqa: S608
