@@ -18,7 +18,14 @@ from processor.adapters.objects.stores import Objects
 from processor.contracts import headers
 from processor.engine.effects import Unwritten, write
 from processor.engine.job import JobSpec
-from processor.engine.ports import Owner, Prepared, PreparingLedger, Sink, TransactionalSink
+from processor.engine.ports import (
+    Owner,
+    OwnershipLost,
+    Prepared,
+    PreparingLedger,
+    Sink,
+    TransactionalSink,
+)
 from processor.errors import PermanentError, SinkUnavailable, UsageError
 from processor.model import Effect, Hop, Position, Record
 from processor.sinks.kafka import KafkaSink
@@ -154,10 +161,10 @@ class Stub:
         self.record = Record("t", 0, n, None, None, [], 0)
 
 
-def written(place: Place, *effects: Effect) -> list[str]:
+def written(place: Place, *effects: Effect, owner: Owner = OWNER) -> list[str]:
     spec = JobSpec("test.make", None, print, print, False, None, (), (place.sink,))
     runs = [Unwritten(Stub(each.origin.offset), each, spec, 0.1) for each in effects]  # type: ignore[arg-type]
-    return [type(outcome).__name__ for _, outcome in write(place.ledger, OWNER, runs)]
+    return [type(outcome).__name__ for _, outcome in write(place.ledger, owner, runs)]
 
 
 def test_results_are_there_in_the_order_of_their_jobs(place: Place):
@@ -261,6 +268,27 @@ def test_ledger_in_a_database_of_another_kind_is_told_before_a_job_runs(place: P
 
     with pytest.raises(UsageError, match="the ledger is"):
         place.ledger.prepare([sink])
+
+
+def test_older_owner_writes_no_row(place: Place):
+    place.ledger.raise_owner(OWNER._replace(epoch=2))
+
+    with pytest.raises(OwnershipLost):
+        written(place, effect(1))
+
+    assert place.ledger.lookup(["job:job-1"]) == {}
+    assert written(place, effect(1), owner=OWNER._replace(epoch=2)) == ["Succeeded"]
+    assert place.rows(["job-1"]) == [1]
+
+
+def test_second_job_of_an_idempotency_key_leaves_the_first_one_s_result(place: Place):
+    first, second = (effect(n)._replace(identity="key:test.make:k") for n in (1, 2))
+    written(place, first)
+
+    written(place, second)
+
+    assert place.ledger.lookup([first.identity])[first.identity].job_id == "job-1"
+    assert place.rows(["job-1"])[:1] == [1]
 
 
 def test_nothing_to_write_is_nothing(place: Place):
