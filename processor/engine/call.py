@@ -79,8 +79,9 @@ class Caller:
 
         The coroutine of an async handler is yielded, to be awaited by whoever runs the slice.
         `write_before` writes what ran before in the slice, which must not come after what the
-        handler commits. JobCancelled: the handler obeyed, and the job comes again. SinkUnavailable:
-        its transaction was broken off, and no attempt counts.
+        handler commits. JobCancelled: the job comes again, since its handler obeyed or what ran
+        before could not be written. SinkUnavailable: its transaction could not be opened, or was
+        broken off; no attempt counts.
         """
         timeout = spec.timeout_seconds or self._timeout_seconds
         run = _Run(self._ledger, spec, entry, work, write_before, timeout)
@@ -92,6 +93,8 @@ class Caller:
             result = spec.call(payload, context)
             if spec.is_async:
                 result = yield Awaiting(result, context)
+            if run.barred_by is not None:
+                raise run.barred_by
             # One that cannot be kept is the handler's fault: find it now.
             json.dumps(result, allow_nan=False)
             if run.transaction is not None and run.transaction.failed:
@@ -100,9 +103,11 @@ class Caller:
                     hint="let its exception out, or make a savepoint around the statement",
                 )
             kept = True
-        except (JobCancelled, OwnershipLost):
-            raise
         except BaseException as error:
+            if run.barred_by is not None:  # Whatever the handler made of it.
+                raise run.barred_by from None
+            if isinstance(error, JobCancelled | OwnershipLost):
+                raise
             if run.transaction is not None and run.transaction.broken_by(error):
                 why = failure_of(error).message
                 raise SinkUnavailable(
@@ -200,6 +205,8 @@ class _Run:
         self.spec = spec
         self.entry = entry
         self.transaction: HandlerTransaction | None = None
+        # Why the job may not be written now: nothing that its handler does can change it.
+        self.barred_by: OutageError | JobCancelled | OwnershipLost | None = None
         self._ledger = ledger
         self._work = work
         self._write_before = write_before
@@ -213,9 +220,15 @@ class _Run:
                     "a ledger in PostgreSQL and a handler that is no coroutine",
                     hint="set ledger.url to postgresql://…, and define the handler with `def`",
                 )
-            if not self._write_before():
-                raise JobCancelled("the slice ends before this job")
-            self.transaction = self._ledger.begin_handler(self._timeout_seconds)
+            if self.barred_by is not None:
+                raise self.barred_by
+            try:
+                if not self._write_before():
+                    raise JobCancelled("the slice ends before this job")
+                self.transaction = self._ledger.begin_handler(self._timeout_seconds)
+            except (OutageError, JobCancelled, OwnershipLost) as fault:
+                self.barred_by = fault
+                raise
         return self.transaction.connection
 
     def rollback(self) -> None:

@@ -166,9 +166,18 @@ class PostgresLedger(SqlLedger):
     def begin_handler(self, idle_seconds_max: float) -> HandlerTransaction:
         """Open a transaction on this thread's second connection."""
         with self.faults():
-            transaction = _ForHandler(self, self._connection("for_handlers"))
-            _limit_idle(transaction.connection, idle_seconds_max)
-            return transaction
+            idle = self._connections.mine("for_handlers")
+            try:
+                return self._opened(idle_seconds_max)
+            except psycopg.OperationalError:
+                if idle is None or not idle.closed:
+                    raise
+                return self._opened(idle_seconds_max)  # It was closed while nobody used it.
+
+    def _opened(self, idle_seconds_max: float) -> HandlerTransaction:
+        transaction = _ForHandler(self, self._connection("for_handlers"))
+        _limit_idle(transaction.connection, idle_seconds_max)
+        return transaction
 
     def close(self) -> None:
         """Close every thread's connection. Twice does no harm."""

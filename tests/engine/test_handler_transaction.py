@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import psycopg
@@ -11,6 +11,8 @@ import pytest
 
 from processor.engine.context import JobContext
 from processor.engine.ports import Owner
+from processor.errors import PermanentError, Reject, SinkUnavailable
+from processor.model import Effect
 from processor.sinks import postgres
 from processor.sinks.postgres import PostgresLedger
 from tests.engine.bench import LETTERS, Bench
@@ -170,6 +172,123 @@ def test_handler_that_swallows_its_fault_commits_nothing_of_the_broken_transacti
 
     assert bench.effects() == [1]
     assert bench.attempts == [(1, 1), (1, 2)]
+
+
+# What ctx.transaction itself meets.
+
+
+def test_connection_closed_while_idle_is_replaced_and_nothing_waits(
+    bench: Bench, reader: psycopg.Connection[Any]
+):
+    bench.script = {1: [insert(1)], 2: [insert(2)]}
+    bench.submit(1)
+    member = bench.member(tiers=0, attempts_max=1)
+    member.go()
+    idle = bench.ledger._local.for_handlers
+    reader.execute("SELECT pg_terminate_backend(%s)", [idle.info.backend_pid])
+    _until_ended(reader, idle.info.backend_pid)
+
+    bench.submit(2)
+    member.go()
+
+    assert bench.effects() == [1, 2]
+    assert bench.attempts == [(1, 1), (2, 1)]
+
+
+def _until_ended(reader: psycopg.Connection[Any], pid: int) -> None:
+    asked = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s"
+    while reader.execute(asked, [pid]).fetchone() != (0,):
+        pass
+
+
+def let_out(context: JobContext) -> None:
+    context.transaction.execute("SELECT 1")
+
+
+def swallow(context: JobContext) -> None:
+    with contextlib.suppress(Exception):
+        context.transaction.execute("SELECT 1")
+
+
+def swallow_twice(context: JobContext) -> None:
+    swallow(context)
+    swallow(context)
+
+
+def tell_otherwise(context: JobContext) -> None:
+    try:
+        context.transaction.execute("SELECT 1")
+    except Exception as fault:
+        raise Reject("the database is away") from fault
+
+
+HANDLERS = [let_out, swallow, swallow_twice, tell_otherwise]
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
+def test_server_that_is_away_when_a_handler_asks_counts_no_attempt(
+    bench: Bench, handler: Any, monkeypatch: pytest.MonkeyPatch
+):
+    def refused(*_: Any, **__: Any) -> Any:
+        raise psycopg.OperationalError("connection refused")
+
+    with monkeypatch.context() as away:
+
+        def go_away(context: JobContext) -> None:
+            away.setattr(postgres, "connect", refused)
+            handler(context)
+
+        bench.script = {1: [go_away, insert(1)]}
+        bench.submit(1)
+        bench.submit(2)
+        member = bench.member(tiers=0, attempts_max=1)
+        member.go()
+    bench.clock.advance(60.0)
+    member.go()
+
+    assert bench.numbers(LETTERS) == []
+    assert bench.attempts == [(1, 1), (1, 1), (2, 1)]
+    assert bench.effects() == [1]
+    assert bench.committed() == 2
+
+
+class Sink:
+    """Meets a fault with the first write of job 1, and keeps the order of all others."""
+
+    def __init__(self, fault: Exception) -> None:
+        self.faults = [fault]
+        self.wrote: list[int] = []
+
+    def write(self, effects: Sequence[Effect]) -> list[str]:
+        numbers = [each.result["n"] for each in effects]
+        if 1 in numbers and self.faults:
+            raise self.faults.pop()
+        self.wrote += numbers
+        return ["" for _ in effects]
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
+@pytest.mark.parametrize(
+    ("fault", "wrote", "letters"),
+    [(SinkUnavailable("away"), [1, 2], []), (PermanentError("refused"), [], [1, 2])],
+)
+def test_handler_cannot_pass_what_ran_before_it_and_is_not_written(
+    bench: Bench, handler: Any, fault: Exception, wrote: list[int], letters: list[int]
+):
+    sink = Sink(fault)
+    bench.sinks = (sink,)
+    bench.script = {2: [handler]}
+    bench.submit(1)
+    bench.submit(2)
+    member = bench.member(hold=True)
+
+    member.go()
+    bench.clock.advance(60.0)
+    member.go()
+
+    assert sink.wrote == wrote
+    assert bench.numbers(LETTERS) == letters
+    assert bench.committed() == 2
 
 
 def test_ledger_elsewhere_has_no_transaction_for_handlers(tmp_path: Any):
