@@ -157,7 +157,11 @@ class Effect(NamedTuple):
 
 
 class JobHeaders(NamedTuple):
-    """What a record says of its job. Times are milliseconds since the epoch."""
+    """What a record says of its job. Times are milliseconds since the epoch.
+
+    `origin_timestamp_ms`: of a job that is known by its place alone, when it came there. A topic
+    that is made anew has the same places.
+    """
 
     job_id: str
     job_type: str | None
@@ -167,11 +171,18 @@ class JobHeaders(NamedTuple):
     deadline_ms: int | None = None
     claim: bytes | None = None
     traceparent: str | None = None
+    origin_timestamp_ms: int | None = None
 
     def identity(self, job_type: str) -> str:
-        """Name the job's effect: by the producer's idempotency key, else by the job id."""
+        """Name the job's effect: by the producer's idempotency key, else by the job id.
+
+        >>> JobHeaders("orders-7-4711", None, origin_timestamp_ms=1700000000000).identity("a")
+        'job:orders-7-4711@1700000000000'
+        """
         if self.idempotency_key is not None:
             return f"key:{job_type}:{self.idempotency_key}"
+        if self.origin_timestamp_ms is not None:
+            return f"job:{self.job_id}@{self.origin_timestamp_ms}"
         return f"job:{self.job_id}"
 
     def identities(self, job_type: str) -> tuple[str, ...]:
@@ -184,7 +195,7 @@ def own_identity(identity: str, job_id: str) -> str:
 
     Jobs of one idempotency key share the row of their effect alone: each has a death of its own.
     """
-    return identity if identity == f"job:{job_id}" else f"{identity}\n{job_id}"
+    return f"{identity}\n{job_id}" if identity.startswith("key:") else identity
 
 
 def identities_of(identity: str, job_id: str) -> tuple[str, ...]:

@@ -104,7 +104,7 @@ class Waiting:
         closed: Sequence[ClosedKey],
         owners: Mapping[Partition, str],
     ) -> Fact:
-        job = headers.job_of(record, hop.origin)
+        job = headers.job_of(record, hop)
         main = Partition(self._topic.name, record.partition)
         fact = Fact(
             job_id=job.job_id,
@@ -150,7 +150,7 @@ class Waiting:
 
     def _behind(self, fact: Fact, first: Record, hop: Hop) -> Fact:
         """It waits behind an earlier job of its key."""
-        other = headers.job_of(first, hop.origin).job_id
+        other = headers.job_of(first, hop).job_id
         why = f"behind job {other} in {first.topic}"
         if hop.error_class is not None:
             tried = f"{hop.attempt} of {self._topic.attempts_max}"
@@ -201,7 +201,7 @@ class Waiting:
 
 
 def _meant(record: Record, hop: Hop, wanted: str) -> bool:
-    return record.key == wanted.encode() or headers.job_of(record, hop.origin).job_id == wanted
+    return record.key == wanted.encode() or headers.job_of(record, hop).job_id == wanted
 
 
 def _time(hop: Hop) -> str | None:

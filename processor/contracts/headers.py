@@ -60,20 +60,21 @@ DIGITS_MAX = 18  # Of a whole number: a ledger keeps it in 64 bits.
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # What neither may have.
 
 
-def read_job(record: Record, origin: Position) -> JobHeaders:
+def read_job(record: Record, hop: Hop) -> JobHeaders:
     """Read a job's own headers. Of a repeated header the last one counts, as in CloudEvents.
 
     Raises ContractError when a header that the engine acts on is malformed.
     """
     if not record.headers:
-        return JobHeaders(str(origin), None)
+        return nameless_job(hop)
     found = {
         name: value
         for name, value in record.headers
         if value is not None and not name.startswith(HOP_PREFIX)
     }
+    job_id = _name(found, JOB_ID)
     return JobHeaders(
-        job_id=_name(found, JOB_ID) or str(origin),
+        job_id=job_id or str(hop.origin),
         job_type=_name(found, JOB_TYPE),
         idempotency_key=_name(found, IDEMPOTENCY_KEY),
         time=_text(found, TIME),
@@ -81,6 +82,7 @@ def read_job(record: Record, origin: Position) -> JobHeaders:
         deadline_ms=_whole(found, DEADLINE),
         claim=found.get(CLAIM),
         traceparent=_text(found, TRACEPARENT),
+        origin_timestamp_ms=hop.origin_timestamp_ms if job_id is None else None,
     )
 
 
@@ -109,17 +111,17 @@ def says_only_its_type(written: Headers, job_type: bytes) -> bool:
     )
 
 
-def nameless_job(origin: Position) -> JobHeaders:
-    """What is known of a job whose own headers are malformed: its place names it."""
-    return JobHeaders(job_id=str(origin), job_type=None)
+def nameless_job(hop: Hop) -> JobHeaders:
+    """What is known of a job whose own headers are missing or malformed: its place names it."""
+    return JobHeaders(str(hop.origin), None, origin_timestamp_ms=hop.origin_timestamp_ms)
 
 
-def job_of(record: Record, origin: Position) -> JobHeaders:
+def job_of(record: Record, hop: Hop) -> JobHeaders:
     """Read a job's own headers; of malformed ones only its place is believed."""
     try:
-        return read_job(record, origin)
+        return read_job(record, hop)
     except ContractError:
-        return nameless_job(origin)
+        return nameless_job(hop)
 
 
 def read_hop(record: Record) -> Hop | None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import assert_never
 
+from processor.contracts import headers
 from processor.core.assignment import Assignment
 from processor.core.lane import Entry
 from processor.engine.ports import Clock, Death, HeldJob, Ledger, Owner
@@ -131,11 +132,10 @@ class Notes:
 
 def death_of(entry: Entry, failure: Failure, *, closes: bool) -> Death:
     """What the ledger is to know of a job that dies."""
-    job, origin = entry.job, entry.hop.origin
-    job_id = job.job_id if job is not None else str(origin)
+    job, origin = entry.job or headers.nameless_job(entry.hop), entry.hop.origin
     return Death(
-        identity=job.identity(job.job_type or "") if job is not None else f"job:{job_id}",
-        job_id=job_id,
+        identity=job.identity(job.job_type or ""),
+        job_id=job.job_id,
         job_type=job_type_of(entry),
         origin=origin,
         attempt=entry.attempt,

@@ -218,7 +218,7 @@ class Quick:
     ) -> None:
         """Note a failed run: the rest of its key waits."""
         entry = work.lane.entry_of(message)
-        entry.job = job = headers.job_of(entry.record, entry.hop.origin)
+        entry.job = job = headers.job_of(entry.record, entry.hop)
         failure = told_failure(fault, kind.spec, lambda: self._bind_log(entry, job, 1))
         outcomes.append((entry, Failed(failure, seconds)))
         if entry.record.key is not None:

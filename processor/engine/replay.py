@@ -50,7 +50,7 @@ def letter_of(record: Record) -> Letter | None:
         hop = headers.read_hop(record) or headers.first_hop(record)
     except ContractError:
         hop = headers.first_hop(record)
-    return Letter(record, headers.job_of(record, hop.origin), hop)
+    return Letter(record, headers.job_of(record, hop), hop)
 
 
 def in_order(letters: Iterable[Letter]) -> list[Letter]:

@@ -187,8 +187,8 @@ class Runner:
         identities: list[str] = []
         for entry in entries:
             with contextlib.suppress(ContractError):
-                entry.job = headers.read_job(entry.record, entry.hop.origin)
-            job = entry.job or headers.nameless_job(entry.hop.origin)
+                entry.job = headers.read_job(entry.record, entry.hop)
+            job = entry.job or headers.nameless_job(entry.hop)
             identities += job.identities(job.job_type or "")
         return self._ledger.lookup(identities)
 
@@ -198,7 +198,7 @@ class Runner:
         """Decode one job, unless its outcome is known. None: it ran and waits to be written."""
         started = self._clock.monotonic()
         try:
-            job = entry.job or headers.nameless_job(entry.hop.origin)
+            job = entry.job or headers.nameless_job(entry.hop)
             row = self._row(job.identities(job.job_type or ""), known, progress)
             if (outcome := known_outcome(row, job, entry)) is not None:
                 return outcome
@@ -207,7 +207,7 @@ class Runner:
                 entry.ran = None
                 return None
             if entry.job is None:
-                headers.read_job(entry.record, entry.hop.origin)  # Tells what is malformed.
+                headers.read_job(entry.record, entry.hop)  # Tells what is malformed.
             if job.deadline_ms is not None and self._clock.now() * 1000 > job.deadline_ms:
                 raise PermanentError("the job's deadline has passed")
             value = self._value(entry, job)

@@ -269,7 +269,7 @@ class Runs:
         left = work.left()
         at = next(at for at, each in enumerate(left) if each.record.offset == running.offset)
         entry, failure = left[at], timed_out(running, now)
-        entry.job = entry.job or headers.job_of(entry.record, entry.hop.origin)
+        entry.job = entry.job or headers.job_of(entry.record, entry.hop)
         self._logger.error(
             "job abandoned: it ignores its timeout",
             job_id=entry.job.job_id,

@@ -135,7 +135,7 @@ class Settlement:
     def hold(self, entry: Entry, assignment: Assignment, now: float) -> None:
         """Append a job that is held behind a dead one of its key to the dead-letter topic."""
         if entry.job is None:  # It was never run.
-            entry.job = headers.job_of(entry.record, entry.hop.origin)
+            entry.job = headers.job_of(entry.record, entry.hop)
         letters = self._rules[assignment.partition.topic].topic.dead_letter_topic
         # The letter comes first: a key's letters land in the order of its jobs, notes may not.
         steps: deque[Step] = deque([journey.held_letter(entry, assignment, letters), Note.HELD])
@@ -146,7 +146,7 @@ class Settlement:
 
     def pass_by(self, entry: Entry, assignment: Assignment, now: float) -> None:
         """Settle a job that came again and is known to be dead."""
-        entry.job = entry.job or headers.job_of(entry.record, entry.hop.origin)
+        entry.job = entry.job or headers.job_of(entry.record, entry.hop)
         known = Duplicate(entry.job.job_id, "dead", None, entry.attempt)
         self.perform(entry, assignment, Done(known), now)
 

@@ -20,6 +20,7 @@ from processor.errors import ContractError
 from processor.model import Failure, Headers, Hop, JobHeaders, Position, Record
 
 ORIGIN = Position("t", 3, 41)
+HOP = Hop(ORIGIN, 1_700_000_000_000)
 FULL = Hop(
     origin=ORIGIN,
     origin_timestamp_ms=1_700_000_000_000,
@@ -54,7 +55,7 @@ def test_new_job_s_headers_are_read_as_they_were_written():
         claim=b"file:///c;9;ab",
     )
 
-    job = read_job(record_of(written), ORIGIN)
+    job = read_job(record_of(written), HOP)
 
     assert job == JobHeaders(
         job_id="0198-x",
@@ -78,22 +79,22 @@ def test_what_a_new_job_does_not_ask_for_is_not_written():
 
 
 def test_job_without_headers_is_named_by_its_origin():
-    job = read_job(record_of([]), Position("other", 1, 2))
+    job = read_job(record_of([]), Hop(Position("other", 1, 2), 1_700_000_000_000))
 
-    assert job == JobHeaders(job_id="other-1-2", job_type=None)
-    assert job.identity("a.b") == "job:other-1-2"
+    assert job == JobHeaders("other-1-2", None, origin_timestamp_ms=1_700_000_000_000)
+    assert job.identity("a.b") == "job:other-1-2@1700000000000"
 
 
 def test_identity_is_the_idempotency_key_of_a_job_type_or_the_job_id():
-    by_key = read_job(record_of([("ce_id", b"x"), ("idempotency-key", b"order-7")]), ORIGIN)
-    by_id = read_job(record_of([("ce_id", b"x")]), ORIGIN)
+    by_key = read_job(record_of([("ce_id", b"x"), ("idempotency-key", b"order-7")]), HOP)
+    by_id = read_job(record_of([("ce_id", b"x")]), HOP)
 
     assert by_key.identity("a.b") == "key:a.b:order-7"
     assert by_id.identity("a.b") == "job:x"
 
 
 def test_last_of_a_repeated_header_counts():
-    job = read_job(record_of([("ce_id", b"one"), ("ce_id", b"two")]), ORIGIN)
+    job = read_job(record_of([("ce_id", b"one"), ("ce_id", b"two")]), HOP)
 
     assert job.job_id == "two"
 
@@ -101,11 +102,11 @@ def test_last_of_a_repeated_header_counts():
 def test_headers_without_a_value_count_as_absent():
     written: Headers = [("ce_id", None), ("deadline", None)]  # type: ignore[list-item]
 
-    assert read_job(record_of(written), ORIGIN) == JobHeaders(job_id=str(ORIGIN), job_type=None)
+    assert read_job(record_of(written), HOP) == headers.nameless_job(HOP)
 
 
 def test_our_own_headers_are_never_a_job_s():
-    job = read_job(record_of([(headers.HOP_ATTEMPT, b"\xff"), ("ce_id", b"x")]), ORIGIN)
+    job = read_job(record_of([(headers.HOP_ATTEMPT, b"\xff"), ("ce_id", b"x")]), HOP)
 
     assert job.job_id == "x"
 
@@ -113,7 +114,7 @@ def test_our_own_headers_are_never_a_job_s():
 @pytest.mark.parametrize("name", ["ce_id", "ce_type", "idempotency-key"])
 @pytest.mark.parametrize("size", [1, ID_BYTES_MAX])
 def test_ids_at_their_bounds_are_taken(name: str, size: int):
-    read_job(record_of([(name, b"x" * size)]), ORIGIN)
+    read_job(record_of([(name, b"x" * size)]), HOP)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +142,7 @@ def test_ids_at_their_bounds_are_taken(name: str, size: int):
 )
 def test_malformed_header_is_named(written: Headers, message: str):
     with pytest.raises(ContractError) as caught:
-        read_job(record_of(written), ORIGIN)
+        read_job(record_of(written), HOP)
 
     assert message in caught.value.message
 
@@ -149,7 +150,7 @@ def test_malformed_header_is_named(written: Headers, message: str):
 def test_malformed_header_that_nothing_acts_on_is_let_pass():
     written = [("x-mine", b"\xff"), ("ce_subject", b"\xff"), ("ce_id", b"x")]
 
-    assert read_job(record_of(written), ORIGIN).job_id == "x"
+    assert read_job(record_of(written), HOP).job_id == "x"
 
 
 # Ours: the way so far.

@@ -165,6 +165,10 @@ class Bench:
     is_async: bool = False  # The handler is a coroutine.
 
     def __post_init__(self) -> None:
+        self.make_topics()
+
+    def make_topics(self) -> None:
+        """Make the topics and the group, or make them anew: then offsets begin at 0 again."""
         names = ("t", "t.retry.1", "t.retry.2", "t.dlt", "t.status")
         self.broker = Broker(dict.fromkeys(names, self.partitions), now=self.clock.now)
 

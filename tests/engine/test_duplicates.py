@@ -8,6 +8,7 @@ import pytest
 
 from processor.core.lane import Ordering
 from processor.engine.ports import Death, Owner
+from processor.engine.replay import letter_of
 from processor.errors import Reject, SinkUnavailable
 from processor.model import Failure, Position
 from tests.engine.bench import LETTERS, Bench, Crash, crash_at
@@ -86,7 +87,55 @@ def test_record_without_any_header_is_known_by_its_place(bench: Bench):
 
     assert bench.runs == [1, 1]
     assert bench.effects() == [1, 1]
-    assert bench.ledger.lookup(["job:t-0-0", "job:t-0-1"]).keys() == {"job:t-0-0", "job:t-0-1"}
+    at = int(bench.clock.now() * 1000)
+    identities = {f"job:t-0-0@{at}", f"job:t-0-1@{at}"}
+    assert bench.ledger.lookup(list(identities)).keys() == identities
+
+
+def test_jobs_known_by_their_place_are_others_once_the_topic_is_made_anew(bench: Bench):
+    bench.append(b"1", written=[])
+    bench.append(b"2", written=[("not-before", b"soon")])
+    bench.member(publish_status=True).go()
+    first = (list(bench.runs), bench.numbers(LETTERS))
+
+    bench.clock.advance(1.0)
+    bench.make_topics()
+    bench.append(b"3", written=[])
+    bench.append(b"4", written=[("not-before", b"soon")])
+    bench.member(publish_status=True).go()
+
+    assert first == ([1], [2])
+    assert bench.runs == [1, 3]
+    assert bench.effects() == [1, 3]
+    assert bench.numbers(LETTERS) == [4]
+    assert [each["state"] for each in bench.statuses()] == ["succeeded", "dead"]
+
+
+def test_job_known_by_its_place_is_known_wherever_it_is_parked(bench: Bench):
+    bench.append(b"1", written=[])
+    bench.fail(1)
+    member = bench.member()
+    member.go()
+    at = int(bench.clock.now() * 1000)
+    bench.clock.advance(5.0)
+    bench.ledger.after = crash_at("record")
+    member.go_until_crash()
+    bench.restart().go()
+
+    assert bench.effects() == [1]
+    assert bench.ledger.lookup([f"job:t-0-0@{at}"]) != {}
+
+
+def test_operators_know_a_dead_job_by_the_identity_that_the_ledger_has(bench: Bench):
+    bench.append(b"1", written=[])
+    bench.append(b"2", written=[("not-before", b"soon")])
+    bench.fail(1, fault=Reject("never"))
+    bench.member().go()
+
+    letters = [letter_of(each) for each in bench.copies(LETTERS)]
+    identities = [each.identity for each in letters if each is not None]
+    rows = bench.ledger.lookup(identities)
+    assert [rows[each].state for each in identities] == ["dead", "dead"]
 
 
 def test_two_runs_side_by_side_with_one_idempotency_key_take_effect_once(bench: Bench):

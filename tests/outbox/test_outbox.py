@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 
 from processor.contracts import headers
 from processor.errors import ContractError, SinkUnavailable, UsageError
-from processor.model import Position, Record
+from processor.model import Record
 from processor.outbox import Outbox
 from processor.outbox.relay import Relay
 from processor.outbox.rows import PostgresRows, SqliteRows, open_rows
@@ -91,7 +91,7 @@ def on_topic(project: Project, topic: str) -> list[Record]:
 
 
 def ids(records: list[Record]) -> list[str]:
-    return [headers.read_job(each, Position("t", 0, 0)).job_id for each in records]
+    return [headers.read_job(each, headers.first_hop(each)).job_id for each in records]
 
 
 # Writing.
@@ -130,7 +130,7 @@ def test_row_s_headers_are_those_of_a_job_that_is_submitted(
     relayed(project, url)
 
     (record,) = on_topic(project, topic)
-    job = headers.read_job(record, Position("t", 0, 0))
+    job = headers.read_job(record, headers.first_hop(record))
     assert (job.job_id, job.job_type, job.idempotency_key) == ("mine", "mail.send", "i")
     assert (job.not_before_ms, job.deadline_ms) == (1500, 4_000_000_000_000)
     assert dict(record.headers)["ce_source"] == b"shop"

@@ -121,7 +121,7 @@ class OnKafka:
             for each in reader.consume(100, 1.0):
                 at = (each.offset() or 0) + 1
                 record = Record("t", 0, 0, None, None, each.headers() or [], 0)
-                job_id = headers.read_job(record, Position("t", 0, 0)).job_id
+                job_id = headers.read_job(record, headers.first_hop(record)).job_id
                 body = io.BytesIO((each.value() or b"")[5:])
                 row: Any = fastavro.schemaless_reader(body, self.SCHEMA)  # type: ignore[call-arg]
                 seen.setdefault(job_id, row["n"])
@@ -156,7 +156,7 @@ class Stub:
     def __init__(self, n: int) -> None:
         self.hop = Hop(Position("t", 0, n), 0)
         self.job = headers.read_job(
-            Record("t", 0, n, None, None, [("ce_id", f"job-{n}".encode())], 0), self.hop.origin
+            Record("t", 0, n, None, None, [("ce_id", f"job-{n}".encode())], 0), self.hop
         )
         self.record = Record("t", 0, n, None, None, [], 0)
 
