@@ -137,7 +137,9 @@ class Failure:
 class Effect(NamedTuple):
     """What a finished job leaves behind: the ledger row's identity and the result to write.
 
-    `result` is what the handler returned: None, or a JSON-able value.
+    A sink that names what it writes does so by `identity`: two jobs of one idempotency key may run
+    side by side, and leave one result between them. `result` is what the handler returned: None,
+    or a JSON-able value.
     """
 
     job_id: str

@@ -8,6 +8,7 @@ the ledger in.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -36,7 +37,9 @@ class KafkaSink:
 
     `schema` is the full name of a record in the project's schemas: results are Avro in Confluent
     wire format, with the job's key. `ce_id` is `<job id>` of one record, and `<job id>-<n>` of the
-    n-th of a list. The settings are the worker's own where none are given. Safe for threads.
+    n-th of a list; jobs with an idempotency key have its SHA-256 in place of their id, as two of
+    them may run side by side. The settings are the worker's own where none are given. Safe for
+    threads.
     """
 
     def __init__(self, topic: str, *, schema: str, settings: Settings | None = None) -> None:
@@ -77,11 +80,12 @@ class KafkaSink:
                 f"Kafka did not acknowledge a result for `{self._topic}` within "
                 f"{ANSWER_SECONDS:.0f} s: {why}"
             )
-        return [effect.job_id for effect in effects]
+        return [_id_of(effect) for effect in effects]
 
     def _records(self, effect: Effect, encoder: Encoder) -> list[Outgoing]:
         many = isinstance(effect.result, list)
         rows = effect.result if many else [effect.result]
+        job_id = _id_of(effect)
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         return [
             Outgoing(
@@ -90,7 +94,7 @@ class KafkaSink:
                 None if effect.key is None else effect.key.encode(),
                 encoder.encode(self._row(row)),
                 headers.write_job(
-                    job_id=f"{effect.job_id}-{number}" if many else effect.job_id,
+                    job_id=f"{job_id}-{number}" if many else job_id,
                     job_type=self._schema,
                     source=effect.job_type,
                     time=now,
@@ -140,3 +144,9 @@ class KafkaSink:
     def check(self) -> None:
         """Reach the registry now, not at the first result. UsageError: the schema is not there."""
         self._way()
+
+
+def _id_of(effect: Effect) -> str:
+    """Name a result: alike for all jobs of one identity, and no longer than an id may be."""
+    kind, _, job_id = effect.identity.partition(":")
+    return job_id if kind == "job" else hashlib.sha256(effect.identity.encode()).hexdigest()

@@ -1,7 +1,8 @@
 """Results as objects: one JSON document per job, under a name that the job alone decides.
 
-The name is `<base>/<job_type>/<job_id>.json` and is only ever created, so a job whose effect is
-written twice leaves one document, the first.
+The name is `<base>/<job_type>/<job_id>.json`, or `…/key~~<job_type>~3A<idempotency key>.json` for
+jobs with an idempotency key. It is only ever created: a job whose effect is written twice leaves
+one document, the first, and so do two jobs of one idempotency key that run side by side.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ class ObjectSink:
 
     def uri(self, effect: Effect) -> str:
         """Name the document of a job's result."""
-        return f"{self._base}/{safe_name(effect.job_type)}/{safe_name(effect.job_id)}.json"
+        kind, _, text = effect.identity.partition(":")
+        name = safe_name(text) if kind == "job" else f"key~~{safe_name(text)}"
+        return f"{self._base}/{safe_name(effect.job_type)}/{name}.json"
 
 
 def safe_name(text: str) -> str:

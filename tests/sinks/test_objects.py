@@ -21,7 +21,7 @@ from tests.adapters.objects.s3_server import S3Server, fresh_base, settings_for
 EFFECT = Effect(
     job_id="0199-1",
     job_type="object.copy",
-    identity="0199-1",
+    identity="job:0199-1",
     origin=Position("copy", 3, 17),
     attempt=1,
     key="ключ",
@@ -29,10 +29,14 @@ EFFECT = Effect(
 )
 
 
+def named(job_id: str) -> Effect:
+    return EFFECT._replace(job_id=job_id, identity=f"job:{job_id}")
+
+
 def exercise_sink(objects: ObjectStore, base_uri: str) -> None:
     """What the sink must do on every store."""
     sink = ObjectSink(objects, base_uri)
-    odd = EFFECT._replace(job_id="../../etc/passwd: a?b#c%2F~ü", result=None, key=None)
+    odd = named("../../etc/passwd: a?b#c%2F~ü")._replace(result=None, key=None)
 
     assert sink.write([]) == []
     uris = sink.write([EFFECT, odd])
@@ -55,6 +59,16 @@ def exercise_sink(objects: ObjectStore, base_uri: str) -> None:
 
 def test_results_are_written_once_in_memory() -> None:
     exercise_sink(MemoryStore(), "mem://results")
+
+
+def test_job_id_and_idempotency_key_of_the_same_text_name_two_documents() -> None:
+    sink = ObjectSink(MemoryStore(), "mem://results")
+    texts = ("x", "object.copy:x", "key:object.copy:x", "key~~object.copy~3Ax", "")
+    effects = [named(text) for text in texts]
+    effects += [named("")._replace(identity=f"key:object.copy:{text}") for text in texts]
+
+    assert len({sink.uri(each) for each in effects}) == len(effects)
+    assert sink.uri(effects[5]) == "mem://results/object.copy/key~~object.copy~3Ax.json"
 
 
 def test_results_are_written_once_as_files(tmp_path: Path) -> None:
@@ -86,9 +100,7 @@ def test_result_that_is_not_json_is_permanent_and_nothing_is_written(result: Any
     objects = MemoryStore()
 
     with pytest.raises(PermanentError, match="job 0199-1 is not JSON"):
-        ObjectSink(objects, "mem://results").write(
-            [EFFECT._replace(job_id="other"), EFFECT._replace(result=result)]
-        )
+        ObjectSink(objects, "mem://results").write([named("other"), EFFECT._replace(result=result)])
 
     assert objects.objects == {}
 

@@ -47,7 +47,7 @@ class Place(Protocol):
     ledger: SqlLedger
     sink: Sink | TransactionalSink
 
-    def rows(self, job_ids: Sequence[str]) -> list[Any]: ...
+    def rows(self, names: Sequence[str]) -> list[Any]: ...
 
 
 class OnSqlite:
@@ -57,7 +57,7 @@ class OnSqlite:
         create = "CREATE TABLE IF NOT EXISTS report (n INTEGER CHECK (typeof(n) = 'integer'))"
         self.sink = SqliteSink("report", create=create)
 
-    def rows(self, job_ids: Sequence[str]) -> list[Any]:
+    def rows(self, names: Sequence[str]) -> list[Any]:
         connection = sqlite3.connect(self.path)
         try:
             return [row[0] for row in connection.execute("SELECT n FROM report ORDER BY rowid")]
@@ -77,7 +77,7 @@ class OnPostgres:
         self.sink = PostgresSink("report", schema=schema, create=True)
         made.prepare([self.sink])
 
-    def rows(self, job_ids: Sequence[str]) -> list[Any]:
+    def rows(self, names: Sequence[str]) -> list[Any]:
         with psycopg.connect(self.url) as connection:
             return [row[0] for row in connection.execute("SELECT n FROM report ORDER BY ctid")]
 
@@ -88,10 +88,11 @@ class OnS3:
         self.objects = Objects(settings_for(server))
         self.sink = ObjectSink(self.objects, fresh_base(server))
 
-    def rows(self, job_ids: Sequence[str]) -> list[Any]:
+    def rows(self, names: Sequence[str]) -> list[Any]:
         found: list[Any] = []
-        for job_id in job_ids:
-            uri = self.sink.uri(effect(0)._replace(job_id=job_id))
+        for name in names:
+            identity = name if ":" in name else f"job:{name}"
+            uri = self.sink.uri(effect(0)._replace(identity=identity))
             if self.objects.stat(uri) is not None:
                 result = json.loads(read(self.objects, uri))["result"]
                 found += [row["n"] for row in (result if isinstance(result, list) else [result])]
@@ -111,7 +112,7 @@ class OnKafka:
         project.provision()
         self.sink = KafkaSink(self.topic, schema="test.report", settings=project.settings())
 
-    def rows(self, job_ids: Sequence[str]) -> list[Any]:
+    def rows(self, names: Sequence[str]) -> list[Any]:
         reader = Consumer({"bootstrap.servers": self.servers, "group.id": "r", "log_level": 0})
         end = reader.get_watermark_offsets(TopicPartition(self.topic, 0), timeout=20)[1]
         reader.assign([TopicPartition(self.topic, 0, 0)])
@@ -186,6 +187,16 @@ def test_job_that_is_written_again_changes_nothing(place: Place):
     written(place, effect(1), effect(2))
 
     assert place.rows(["job-1", "job-2"]) == [1, 2]
+
+
+def test_jobs_of_one_idempotency_key_that_ran_side_by_side_leave_one_result(place: Place):
+    first, second = (effect(n)._replace(identity="key:test.make:order-7") for n in (1, 2))
+    other = effect(3)._replace(identity="key:test.make:order-8")
+
+    assert written(place, first) == ["Succeeded"]
+    assert written(place, second, other) == ["Duplicate", "Succeeded"]
+
+    assert place.rows([first.identity, "job-2", other.identity]) == [1, 3]
 
 
 @pytest.mark.parametrize("step", ["before the sink", "after the sink", "before the row"])
