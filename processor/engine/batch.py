@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from processor.core.lane import Entry
 from processor.engine.job import JobSpec
+from processor.engine.ports import LedgerRow
 from processor.errors import UsageError
 from processor.model import JobHeaders
 
@@ -24,6 +25,7 @@ class Ready(NamedTuple):
     job: JobHeaders
     spec: JobSpec
     payload: Any
+    row: LedgerRow | None  # What the ledger knows of it.
 
 
 def results_of(returned: Any, count: int) -> Sequence[Any]:

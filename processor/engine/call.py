@@ -12,14 +12,13 @@ from processor.core.lane import Entry
 from processor.engine.batch import Ready, results_of
 from processor.engine.context import JobCancelled, JobContext
 from processor.engine.job import JobSpec
-from processor.engine.outcomes import failure_of, key_text
+from processor.engine.outcomes import failure_of, key_text, past_deadline, too_late
 from processor.engine.ports import (
     Checkpoint,
     Clock,
     HandlerTransaction,
     HandlerTransactions,
     Ledger,
-    LedgerRow,
     OwnershipLost,
 )
 from processor.engine.slices import Running, Slice
@@ -66,14 +65,7 @@ class Caller:
         self._bind_log = bind_log
 
     def call(
-        self,
-        spec: JobSpec,
-        payload: Any,
-        entry: Entry,
-        work: Slice,
-        row: LedgerRow | None,
-        *,
-        write_before: Callable[[], bool],
+        self, ready: Ready, work: Slice, *, write_before: Callable[[], bool]
     ) -> Generator[Awaiting, Any, Called | Failure]:
         """Call the handler: what it returned, or why it failed. The only place that catches all.
 
@@ -83,14 +75,14 @@ class Caller:
         before could not be written. SinkUnavailable: its transaction could not be opened, or was
         broken off; no attempt counts.
         """
-        timeout = spec.timeout_seconds or self._timeout_seconds
-        run = _Run(self._ledger, spec, entry, work, write_before, timeout)
-        context = self._context(run, row)
+        spec = ready.spec
+        run = _Run(self._ledger, ready, work, write_before, self._timeout(spec))
+        context, seconds = self._context(run), self._seconds(ready)
         started = self._clock.monotonic()
-        work.start(Running(entry.record.offset, context, started, started + timeout))
+        work.start(Running(run.offset, [context], started, started + seconds))
         kept = False
         try:
-            result = spec.call(payload, context)
+            result = spec.call(ready.payload, context)
             if spec.is_async:
                 result = yield Awaiting(result, context)
             if run.barred_by is not None:
@@ -113,7 +105,7 @@ class Caller:
                 raise SinkUnavailable(
                     f"the transaction of job {context.job_id} was broken off: {why}"
                 ) from error
-            return told_failure(error, spec, lambda: context.log)
+            return self._failure(error, ready, context)
         finally:
             finished = work.finish()
             if not (kept and finished):
@@ -125,17 +117,15 @@ class Caller:
     def call_batch(self, work: Slice, batch: Sequence[Ready]) -> list[Any]:
         """Call a batch handler: for each job its result, or the Failure of its run.
 
-        The timeout is the whole batch's. JobCancelled: the handler obeyed, and all come again.
+        The timeout is the whole batch's: no job's deadline ends it earlier. JobCancelled: the
+        handler obeyed, and all come again.
         """
         spec = batch[0].spec
-        timeout = spec.timeout_seconds or self._timeout_seconds
-        runs = [
-            _Run(self._ledger, spec, each.entry, work, _no_transaction, timeout) for each in batch
-        ]
-        contexts = [self._context(run, None) for run in runs]
+        timeout = self._timeout(spec)
+        runs = [_Run(self._ledger, each, work, _no_transaction, timeout) for each in batch]
+        contexts = [self._context(run) for run in runs]
         started = self._clock.monotonic()
-        offset = batch[0].entry.record.offset
-        work.start(Running(offset, contexts[0], started, started + timeout))
+        work.start(Running(runs[0].offset, contexts, started, started + timeout))
         results: list[Any]
         try:
             returned = spec.call([each.payload for each in batch], contexts)
@@ -143,15 +133,15 @@ class Caller:
         except (JobCancelled, OwnershipLost):
             raise
         except BaseException as error:  # noqa: BLE001 - it is user code.
-            results = [told_failure(error, spec, lambda: contexts[0].log)] * len(batch)
+            failure = told_failure(error, spec, lambda: contexts[0].log)
+            results = [self._in_time(failure, each) for each in batch]
         finally:
             if not work.finish():
                 raise Abandoned
-        for at, result in enumerate(results):
-            if isinstance(result, BaseException):
-                log = contexts[at]
-                results[at] = told_failure(result, spec, lambda log=log: log.log)  # type: ignore[misc]
-        return results
+        return [
+            self._failure(result, each, context) if isinstance(result, BaseException) else result
+            for result, each, context in zip(results, batch, contexts, strict=True)
+        ]
 
     def sink_failed(self, error: Exception, entry: Entry, spec: JobSpec) -> Failure:
         """Describe what a sink raised, as what the handler itself raises is."""
@@ -159,20 +149,38 @@ class Caller:
         assert job is not None
         return told_failure(error, spec, lambda: self._bind_log(entry, job, entry.attempt + 1))
 
-    def _context(self, run: _Run, row: LedgerRow | None) -> JobContext:
-        entry, spec = run.entry, run.spec
-        job, attempt = entry.job, entry.attempt + 1
-        assert job is not None
-        mine = row is not None and row.job_id == job.job_id and row.replay == entry.hop.replay
+    def _failure(self, error: BaseException, ready: Ready, context: JobContext) -> Failure:
+        failure = told_failure(error, ready.spec, lambda: context.log)
+        return self._in_time(failure, ready)
+
+    def _in_time(self, failure: Failure, ready: Ready) -> Failure:
+        """A failure as it is, unless the job's deadline has passed."""
+        return too_late(failure) if past_deadline(ready.job, self._clock.now()) else failure
+
+    def _timeout(self, spec: JobSpec) -> float:
+        return spec.timeout_seconds or self._timeout_seconds
+
+    def _seconds(self, ready: Ready) -> float:
+        """How long a job may run: its timeout, or until its deadline where that is earlier."""
+        timeout, deadline_ms = self._timeout(ready.spec), ready.job.deadline_ms
+        if deadline_ms is None:
+            return timeout
+        return min(timeout, deadline_ms / 1000 - self._clock.now())
+
+    def _context(self, run: _Run) -> JobContext:
+        entry, job, spec, _, row = run.ready
+        attempt = entry.attempt + 1
+        if row is not None and (row.job_id, row.replay) != (job.job_id, entry.hop.replay):
+            row = None  # Another job's, or an earlier replay's.
         context = JobContext(
             job_id=job.job_id,
             job_type=spec.job_type,
             key=key_text(entry.record.key),
             attempt=attempt,
-            deadline=job.deadline_ms / 1000 if job.deadline_ms is not None else None,
+            deadline=self._clock.now() + self._seconds(run.ready),
             objects=self._objects,
             bind_log=lambda: self._bind_log(entry, job, attempt),
-            progress=row.progress if row is not None and mine else None,
+            progress=row.progress if row is not None else None,
         )
         context.on_checkpoint(run.checkpoint)
         context.on_transaction(run.open_transaction)
@@ -196,14 +204,12 @@ class _Run:
     def __init__(
         self,
         ledger: Ledger,
-        spec: JobSpec,
-        entry: Entry,
+        ready: Ready,
         work: Slice,
         write_before: Callable[[], bool],
         timeout_seconds: float,
     ) -> None:
-        self.spec = spec
-        self.entry = entry
+        self.ready = ready
         self.transaction: HandlerTransaction | None = None
         # Why the job may not be written now: nothing that its handler does can change it.
         self.barred_by: OutageError | JobCancelled | OwnershipLost | None = None
@@ -212,11 +218,16 @@ class _Run:
         self._write_before = write_before
         self._timeout_seconds = timeout_seconds
 
+    @property
+    def offset(self) -> int:
+        return self.ready.entry.record.offset
+
     def open_transaction(self) -> Any:
         if self.transaction is None:
-            if not isinstance(self._ledger, HandlerTransactions) or self.spec.is_async:
+            spec = self.ready.spec
+            if not isinstance(self._ledger, HandlerTransactions) or spec.is_async:
                 raise UsageError(
-                    f"the handler of `{self.spec.job_type}` asks for ctx.transaction, which needs "
+                    f"the handler of `{spec.job_type}` asks for ctx.transaction, which needs "
                     "a ledger in PostgreSQL and a handler that is no coroutine",
                     hint="set ledger.url to postgresql://…, and define the handler with `def`",
                 )
@@ -236,21 +247,20 @@ class _Run:
             self.transaction.rollback()
 
     def checkpoint(self, progress: str) -> bool:
-        job = self.entry.job
-        assert job is not None
+        entry, job, spec, *_ = self.ready
         if not self._ledger.remembers:
             raise UsageError("ctx.checkpoint needs a ledger", hint="set ledger.url")
         try:
             self._ledger.checkpoint(
                 self._work.owner,
                 Checkpoint(
-                    identity=job.identity(self.spec.job_type),
+                    identity=job.identity(spec.job_type),
                     job_id=job.job_id,
-                    job_type=self.spec.job_type,
-                    origin=self.entry.hop.origin,
-                    attempt=self.entry.attempt + 1,
+                    job_type=spec.job_type,
+                    origin=entry.hop.origin,
+                    attempt=entry.attempt + 1,
                     progress=progress,
-                    replay=self.entry.hop.replay,
+                    replay=entry.hop.replay,
                 ),
             )
         except OutageError:

@@ -24,7 +24,8 @@ class JobContext:
     """One run of one job, as its handler sees it.
 
     `job_id`, `job_type`, `key` (the ordering key), `attempt` (1 for the first run), `deadline`
-    (seconds since the epoch, or None), `log` (bound to the job; never log the payload), `objects`
+    (seconds since the epoch: when its timeout ends, or the job's own deadline where that is
+    earlier), `log` (bound to the job; never log the payload), `objects`
     (file, S3 and HTTP by URI).
     """
 

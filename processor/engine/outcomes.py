@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import Any
 
 from processor.contracts import headers
@@ -80,13 +81,19 @@ def failure_of(error: BaseException, *, permanent: bool = False) -> Failure:
         permanent=permanent or isinstance(error, PermanentError),
         retry_after_seconds=error.after_seconds if isinstance(error, Retry) else None,
     )
-    return Failure(
-        failure.error_class,
-        failure.message,
-        failure.permanent,
-        failure.retry_after_seconds,
-        headers.fingerprint(failure),
-    )
+    return replace(failure, fingerprint=headers.fingerprint(failure))
+
+
+def past_deadline(job: JobHeaders, now: float) -> bool:
+    """Whether the time is over until which a job was to be done."""
+    return job.deadline_ms is not None and now * 1000 >= job.deadline_ms
+
+
+def too_late(failure: Failure) -> Failure:
+    """The failure of a run whose job's deadline has passed: another run would come too late."""
+    message = f"{failure.message}; the job's deadline has passed"
+    told = replace(failure, message=message, permanent=True)
+    return replace(told, fingerprint=headers.fingerprint(told))
 
 
 def _message_of(error: BaseException) -> str:

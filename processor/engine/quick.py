@@ -109,7 +109,7 @@ class Quick:
         read, call, timeout, failed = kind.read, kind.call, kind.timeout_seconds, work.failed
         now = monotonic()
         flush_at = now + FLUSH_SECONDS
-        work.running = running = Running(-1, None, now, now + timeout)
+        work.running = running = Running(-1, (), now, now + timeout)
         done = _begin(work, kind)
         ended, took = done.offsets.append, done.seconds.append
         rest = zip(work.stretch.offsets[at:], work.stretch.messages[at:], strict=True)
@@ -162,7 +162,7 @@ class Quick:
         batch, at = self._batch(work, kind, at)
         if not batch:
             return at
-        work.running = Running(batch[0][0], None, began, began + kind.timeout_seconds)
+        work.running = Running(batch[0][0], (), began, began + kind.timeout_seconds)
         results: Sequence[Any]
         try:
             results = results_of(kind.call([payload for _, _, payload in batch]), len(batch))

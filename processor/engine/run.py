@@ -22,7 +22,14 @@ from processor.engine.context import JobCancelled
 from processor.engine.effects import SinkFailed, Unwritten
 from processor.engine.job import JobSpec
 from processor.engine.journey import asks_admission
-from processor.engine.outcomes import away, failure_of, key_text, known_outcome, payload_hash
+from processor.engine.outcomes import (
+    away,
+    failure_of,
+    key_text,
+    known_outcome,
+    past_deadline,
+    payload_hash,
+)
 from processor.engine.ports import Clock, Ledger, LedgerRow, OwnershipLost, row_among
 from processor.engine.quick import PREFIX_BYTES, Quick
 from processor.engine.slices import (
@@ -64,7 +71,6 @@ class _Progress:
     unwritten: list[Unwritten] = field(default_factory=list)
     since: float = 0.0  # Monotonic seconds: when it began, or reported last.
     batch: list[Ready] = field(default_factory=list)  # Decoded, and not run yet.
-    row: LedgerRow | None = None  # Of the job that was prepared last.
     identities: set[str] = field(default_factory=set)  # Of what is in `batch` or `unwritten`.
     unroll: bool = False  # What is left must be admitted record by record.
 
@@ -208,7 +214,7 @@ class Runner:
                 return None
             if entry.job is None:
                 headers.read_job(entry.record, entry.hop)  # Tells what is malformed.
-            if job.deadline_ms is not None and self._clock.now() * 1000 > job.deadline_ms:
+            if past_deadline(job, self._clock.now()):
                 raise PermanentError("the job's deadline has passed")
             value = self._value(entry, job)
             job_type, payload = self._decode(value)
@@ -222,8 +228,7 @@ class Runner:
             if job.job_type is None:  # A stranger's headers name none.
                 job = job._replace(job_type=job_type)
             entry.job = job
-            progress.row = row
-            return Ready(entry, job, spec, spec.convert(payload))
+            return Ready(entry, job, spec, spec.convert(payload), row)
         except PermanentError as fault:
             return Failed(failure_of(fault), self._clock.monotonic() - started)
 
@@ -250,7 +255,7 @@ class Runner:
         started = self._clock.monotonic()
         results = self._caller.call_batch(work, batch)
         seconds = (self._clock.monotonic() - started) / len(batch)
-        for (entry, job, spec, _), result in zip(batch, results, strict=True):
+        for (entry, job, spec, *_), result in zip(batch, results, strict=True):
             key = entry.record.key
             if work.skips(key):
                 continue  # One of its key has failed: it comes again.
@@ -270,10 +275,10 @@ class Runner:
         self, ready: Ready, progress: _Progress
     ) -> Generator[Awaiting, Any, Outcome | None]:
         """Run one job. None: it succeeded and waits to be written."""
-        entry, job, spec, payload = ready
-        started, row = self._clock.monotonic(), progress.row
+        entry, job, spec, *_ = ready
+        started = self._clock.monotonic()
         called = yield from self._caller.call(
-            spec, payload, entry, progress.work, row, write_before=lambda: self._flush(progress)
+            ready, progress.work, write_before=lambda: self._flush(progress)
         )
         seconds = self._clock.monotonic() - started
         if isinstance(called, Failure):

@@ -18,7 +18,7 @@ from processor.engine import journey
 from processor.engine.context import JobCancelled
 from processor.engine.journey import Admission, EndReplay, Hold, KnownDead, Park, Run
 from processor.engine.notes import job_type_of
-from processor.engine.outcomes import timed_out
+from processor.engine.outcomes import past_deadline, timed_out, too_late
 from processor.engine.pace import SLOW_SECONDS, TOGETHER_SECONDS, Pace
 from processor.engine.ports import Clock, Owner
 from processor.engine.settlement import Settlement
@@ -270,6 +270,8 @@ class Runs:
         at = next(at for at, each in enumerate(left) if each.record.offset == running.offset)
         entry, failure = left[at], timed_out(running, now)
         entry.job = entry.job or headers.job_of(entry.record, entry.hop)
+        if past_deadline(entry.job, self._clock.now()):
+            failure = too_late(failure)
         self._logger.error(
             "job abandoned: it ignores its timeout",
             job_id=entry.job.job_id,

@@ -98,21 +98,22 @@ class Done:
 
 @dataclass(slots=True)
 class Running:
-    """The run in progress. `context` is None where its handler has not asked for one.
+    """The run in progress. `contexts` are its jobs', where its handler asks for any.
 
     Where one object serves many runs, `timeout_at` is written before `offset`, and the loop reads
     them in the contrary order: it never takes a new run for one that is out of time.
     """
 
     offset: int
-    context: JobContext | None
+    contexts: Sequence[JobContext]
     started: float  # Monotonic seconds.
     timeout_at: float  # Monotonic seconds.
 
     def tell(self, reason: type[TransientError]) -> None:
         """Ask it to stop (loop thread). The first reason counts."""
-        if self.context is not None and not self.context.cancelled:
-            self.context.cancel(reason)
+        for each in self.contexts:
+            if not each.cancelled:
+                each.cancel(reason)
 
 
 class Slice:

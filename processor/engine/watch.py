@@ -306,7 +306,7 @@ def _goes_in_circles(owned: _Owned, assignment: Assignment, now: float) -> bool:
 
 def _named(running: Running) -> str:
     """A run by its job's id, or by its offset where nobody has asked for the job's id yet."""
-    return f"offset {running.offset}" if running.context is None else running.context.job_id
+    return running.contexts[0].job_id if running.contexts else f"offset {running.offset}"
 
 
 def _why(held: Held, main: Partition) -> str:

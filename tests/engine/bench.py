@@ -162,6 +162,7 @@ class Bench:
     batch_max: int | None = None  # The handler is given so many jobs at once.
     linger_seconds: float = 0.0
     batches: list[list[int]] = field(default_factory=list)  # What it was given.
+    contexts: list[JobContext] = field(default_factory=list)  # Of the latest batch, if it asks.
     is_async: bool = False  # The handler is a coroutine.
 
     def __post_init__(self) -> None:
@@ -353,8 +354,8 @@ class Bench:
             spec = replace(
                 spec,
                 batch_max=self.batch_max,
-                call=lambda numbers, _: self._handle_batch(numbers),
-                simple=self._handle_batch,
+                call=self._handle_batch,
+                simple=lambda numbers: self._handle_batch(numbers, []),
             )
         return {"count": spec}
 
@@ -385,8 +386,9 @@ class Bench:
                 await awaited  # type: ignore[misc]
         return {"n": n}
 
-    def _handle_batch(self, numbers: list[int]) -> list[Any]:
+    def _handle_batch(self, numbers: list[int], contexts: list[JobContext]) -> list[Any]:
         self.batches.append(list(numbers))
+        self.contexts = contexts
         results: list[Any] = []
         for n in numbers:
             step = self.script[n].pop(0) if self.script.get(n) else None

@@ -151,6 +151,71 @@ def test_batch_waits_to_become_full_but_no_longer_than_its_linger(bench: Bench):
     assert bench.batches == [[0, 1, 2], [3]]
 
 
+# What a batch handler is told of each job.
+
+
+def test_every_job_of_a_batch_is_told_when_its_time_is_up():
+    bench = with_ledger()
+    bench.batch_max = 3
+    for n in range(3):
+        bench.submit(n, f"k{n}")
+    member = bench.member(timeout_seconds=10.0)
+    told: list[list[bool]] = []
+
+    def wait(_: object) -> None:
+        for _turn in range(2):
+            member.worker.step()
+            told.append([each.cancelled for each in bench.contexts])
+            bench.clock.advance(10.0)
+
+    bench.script[2] = [wait]
+    member.go()
+
+    assert told == [[False] * 3, [True] * 3]
+
+
+def test_each_job_of_a_batch_finds_its_last_checkpoint():
+    bench = with_ledger()
+    bench.batch_max = 2
+    for n in range(2):
+        bench.submit(n, f"k{n}")
+    found: list[tuple[int, Any]] = []
+
+    def look(n: int, then: Exception | None = None) -> Any:
+        def step(_: object) -> None:
+            (mine,) = [each for each in bench.contexts if each.job_id == f"job-{n}"]
+            found.append((n, mine.last_checkpoint))
+            assert mine.checkpoint({"step": n})
+            if then is not None:
+                raise then
+
+        return step
+
+    bench.script = {0: [look(0), look(0)], 1: [look(1, NO_ANSWER), look(1)]}
+    member = bench.member()
+    member.go()
+    bench.clock.advance(10.0)
+    member.go()
+
+    assert found[:2] == [(0, None), (1, None)]
+    assert sorted(found[2:], key=lambda each: each[0]) == [(0, {"step": 0}), (1, {"step": 1})]
+
+
+def test_job_whose_deadline_passes_in_a_batch_is_not_tried_again():
+    bench = with_ledger()
+    bench.batch_max = 3
+    bench.submit(0, "a", deadline=int((bench.clock.now() + 5.0) * 1000))
+    bench.submit(1, "b")
+    bench.submit(2, "c", deadline=int((bench.clock.now() + 5.0) * 1000))
+    bench.script = {0: [NO_ANSWER], 1: [NO_ANSWER], 2: [lambda _: bench.clock.advance(5.0)]}
+    member = bench.member()
+    deadlines = [bench.clock.now() + each for each in (5.0, 60.0, 5.0)]
+    member.go()
+
+    assert [each.deadline for each in bench.contexts] == pytest.approx(deadlines)
+    assert (bench.numbers(LETTERS), bench.numbers(TIER_1), bench.effects()) == ([0], [1], [2])
+
+
 @pytest.mark.parametrize("returned", ["two", [1], {"a": 1, "b": 2}, 7])
 def test_return_value_that_says_nothing_of_each_job_is_refused(returned: Any):
     with pytest.raises(UsageError, match="given 2 jobs"):

@@ -320,6 +320,70 @@ def impatient(bench: Bench, **how: Any) -> Member:
     return bench.member(timeout_seconds=TIMEOUT, timeout_grace_seconds=GRACE, **how)
 
 
+def deadline_in(bench: Bench, seconds: float) -> int:
+    return int((bench.clock.now() + seconds) * 1000)
+
+
+@pytest.mark.parametrize(("until", "earlier"), [(4.0, 4.0), (2 * TIMEOUT, TIMEOUT)])
+def test_handler_is_told_the_earlier_of_its_timeout_and_the_job_s_deadline(
+    bench: Bench, until: float, earlier: float
+):
+    bench.submit(1, deadline=deadline_in(bench, until))
+    started = bench.clock.now()
+    member = impatient(bench)
+    seen: list[Any] = []
+
+    def listen(context: Any) -> None:
+        seen.append(context.deadline - started)
+        for wait in (earlier - 0.5, 0.5):
+            bench.clock.advance(wait)
+            member.worker.step()
+            seen.append(context.cancelled)
+
+    bench.script[1] = [listen]
+    member.go()
+
+    assert seen == pytest.approx([earlier, False, True])
+    assert bench.effects() == [1]
+
+
+def test_job_whose_deadline_passes_while_it_runs_is_not_tried_again(bench: Bench):
+    bench.submit(1, deadline=deadline_in(bench, 4.0))
+    bench.submit(2)
+    member = impatient(bench)
+
+    def obey(context: Any) -> None:
+        bench.clock.advance(4.0)
+        member.worker.step()
+        context.raise_if_cancelled()
+
+    bench.script[1] = [obey]
+    member.go()
+
+    (hop,) = bench.hops(LETTERS)
+    assert (hop.error_class, hop.attempt) == ("JobTimeout", 1)
+    assert "deadline has passed" in (hop.error_message or "")
+    assert bench.effects() == [2]
+
+
+def test_run_that_is_deaf_to_its_deadline_is_abandoned_and_its_job_dies(bench: Bench):
+    bench.submit(1, deadline=deadline_in(bench, 4.0))
+    bench.submit(2)
+    member = impatient(bench)
+
+    def deaf(_: Any) -> None:
+        for wait in (4.0, GRACE):
+            bench.clock.advance(wait)
+            member.worker.step()
+
+    bench.script[1] = [deaf]
+    member.go()
+
+    assert bench.numbers(LETTERS) == [1]
+    assert bench.effects() == [2]
+    assert member.pool.replaced == 1
+
+
 def test_run_that_outlives_its_timeout_is_told_to_stop_and_fails(bench: Bench):
     bench.submit(1)
     member = impatient(bench)
