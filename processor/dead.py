@@ -13,6 +13,7 @@ from processor.contracts.topics import Topic
 from processor.engine.operations import OperatorLedger
 from processor.engine.ports import row_among
 from processor.engine.replay import Letter, in_order, letter_of
+from processor.errors import ProcessorError
 from processor.model import Hop, JobHeaders, Partition, Record
 from processor.settings import Settings
 
@@ -147,7 +148,10 @@ def dead_letters(
 
 
 def fetched(settings: Settings, letters: Sequence[Letter]) -> Iterator[Letter]:
-    """Read these letters again, with their values, in the order given."""
+    """Read these letters again, with their values, in the order given.
+
+    ProcessorError, before the first is given: one of them has fallen to its topic's retention.
+    """
     wanted = {(each.record.partition, each.record.offset) for each in letters}
     if not wanted:
         return
@@ -161,9 +165,25 @@ def fetched(settings: Settings, letters: Sequence[Letter]) -> Iterator[Letter]:
         for record in reader.read_all(list(starts), starts=starts):
             if (record.partition, record.offset) in wanted:
                 values[record.partition, record.offset] = record.value
-    for each in letters:
-        value = values[each.record.partition, each.record.offset]
-        yield replace(each, record=each.record._replace(value=value))
+    yield from with_values(letters, values)
+
+
+def with_values(
+    letters: Sequence[Letter], values: Mapping[tuple[int, int], bytes | None]
+) -> list[Letter]:
+    """Give listed letters the values that were read of them, by partition and offset."""
+    gone = [each for each in letters if each.record[1:3] not in values]
+    if gone:
+        topic, partition, offset, *_ = gone[0].record
+        raise ProcessorError(
+            f"{len(gone)} dead letter(s) fell to the retention of `{topic}` since they were listed,"
+            f" the first of job {gone[0].job.job_id} at {topic}-{partition}-{offset}",
+            hint="what is left can be listed, and replayed, by the same command again",
+        )
+    return [
+        replace(each, record=each.record._replace(value=values[each.record[1:3]]))
+        for each in letters
+    ]
 
 
 def grouped(letters: Iterable[DeadLetter], by: str) -> list[dict[str, Any]]:

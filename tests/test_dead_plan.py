@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from processor.dead import DeadLetter, Filter, State, grouped
+from processor.dead import DeadLetter, Filter, State, grouped, with_values
 from processor.dead_plan import Plan, plan
 from processor.engine.operations import Action, ClosedKey
 from processor.engine.replay import Letter
@@ -44,6 +44,16 @@ def chosen(
 
 def offsets(found: Plan) -> list[list[int]]:
     return [[each.hop.origin.offset for each in unit.letters] for unit in found.units]
+
+
+def test_letters_that_fell_to_retention_since_they_were_listed_are_told():
+    letters = [letter(offset).letter for offset in (1, 2, 3)]
+
+    kept = with_values(letters, {(0, 1): b"one", (0, 2): None, (0, 3): b"three"})
+    with pytest.raises(ProcessorError, match=r"2 dead letter.*job-1 at t\.dlt-0-1"):
+        with_values(letters, {(0, 3): b"three"})
+
+    assert [each.record.value for each in kept] == [b"one", None, b"three"]
 
 
 def test_dead_jobs_are_replayed_in_the_order_of_their_origins():
