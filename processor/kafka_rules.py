@@ -43,7 +43,9 @@ KAFKA_REFUSED: dict[str, KafkaRule] = {
         "a silent reset skips or repeats jobs",
         "set worker.start_from and worker.when_offset_lost",
     ),
-    "group.id": KafkaRule(_only(), "the group also names the ledger's rows", "set worker.group"),
+    "group.id": KafkaRule(
+        _only(), "the ledger knows the owners of partitions by the group", "set worker.group"
+    ),
     "enable.partition.eof": KafkaRule(_only("false"), "an end of partition is no record"),
     "allow.auto.create.topics": KafkaRule(
         _only("false"),

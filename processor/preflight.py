@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from processor.adapters.reader import TopicReader
 from processor.app import App
@@ -104,6 +104,30 @@ def check_without_ledger(topics: Sequence[Topic], jobs: Mapping[str, JobSpec]) -
                     "`none`",
                     hint=f"{hint}, or use a sink that writes under the job's own name",
                 )
+
+
+@runtime_checkable
+class SharedLedger(Protocol):
+    """A ledger that knows which groups have used it."""
+
+    def groups(self, topic: str) -> list[str]:
+        """Read which groups have ever owned a partition of a topic."""
+        ...
+
+
+def other_groups(ledger: Ledger, group: str, topics: Sequence[Topic]) -> str | None:
+    """Tell when another group has worked one of the topics with this ledger."""
+    if not isinstance(ledger, SharedLedger):
+        return None
+    for topic in topics:
+        others = [each for each in ledger.groups(topic.name) if each != group]
+        if others:
+            return (
+                f"group `{others[0]}` has worked topic `{topic.name}` with this ledger too: a job "
+                f"that took effect in one group is done for all, and `{group}` does not run it. "
+                "Groups that are each to run all jobs need ledgers of their own"
+            )
+    return None
 
 
 def prepare_sinks(ledger: Ledger, topics: Sequence[Topic], jobs: Mapping[str, JobSpec]) -> None:

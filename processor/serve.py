@@ -41,6 +41,7 @@ from processor.preflight import (
     check_topics,
     check_without_ledger,
     ledger_of,
+    other_groups,
     prepare_sinks,
     served_topics,
 )
@@ -119,6 +120,8 @@ class Served:
         if not self._ledger.remembers:
             check_without_ledger(self._topics, app.jobs)
         prepare_sinks(self._ledger, self._topics, app.jobs)
+        if (warning := other_groups(self._ledger, settings.worker.group, self._topics)) is not None:
+            self._logger.warning(warning)
         self._worker = self._made(app.jobs, schemas)
         self._health_server = self._made_health_server()
 

@@ -242,6 +242,11 @@ class SqlLedger(ABC):
         with self._reading() as statements:
             return sql_operations.closed_keys(statements, group, topic)
 
+    def groups(self, topic: str) -> list[str]:
+        """Read which groups have ever owned a partition of a topic."""
+        with self._reading() as statements:
+            return sql_operations.groups(statements, topic)
+
     def begin(
         self, action: Action, *, group: str, topic: str, who: str, filters: Mapping[str, str]
     ) -> int:

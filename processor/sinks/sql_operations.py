@@ -42,6 +42,14 @@ def closed_keys(statements: Statements, group: str, topic: str) -> list[ClosedKe
     return [ClosedKey(*row) for row in rows]
 
 
+def groups(statements: Statements, topic: str) -> list[str]:
+    """Read which groups have ever owned a partition of a topic."""
+    rows = statements.execute(
+        "SELECT DISTINCT consumer_group FROM processor_owner WHERE topic=? ORDER BY 1", (topic,)
+    )
+    return [group for (group,) in rows]
+
+
 def begin(
     statements: Statements,
     action: str,

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -29,6 +30,8 @@ from processor.engine.ports import (
 )
 from processor.errors import PermanentError, SinkUnavailable
 from processor.model import Effect, Failure, Position, identities_of
+from processor.preflight import other_groups
+from processor.sinks.no_ledger import NoLedger
 from processor.sinks.postgres import PostgresLedger
 from processor.sinks.postgres_sink import PostgresSink
 from processor.sinks.sql import SqlLedger
@@ -702,6 +705,22 @@ def test_closed_keys_are_told_with_what_is_held_behind_them(operated: SqlLedger)
         ClosedKey(3, b"b", 2, 0, 7.0, 0), ClosedKey(3, b"k", 1, 0, 7.0, 2),
     ]  # fmt: skip
     assert operated.closed_keys("g", "u") == []
+
+
+def test_groups_that_have_owned_a_topic_s_partitions_are_known(operated: SqlLedger):
+    owners = [Owner("b", "t", 0, 1), Owner("a", "t", 0, 1), Owner("a", "t", 1, 2)]
+    for owner in (*owners, Owner("c", "other", 0, 1)):
+        operated.raise_owner(owner)
+
+    topics: Any = [SimpleNamespace(name=each) for each in ("t", "other", "new")]
+    warning = other_groups(operated, "a", topics)
+
+    assert operated.groups("t") == ["a", "b"]
+    assert operated.groups("new") == []
+    assert warning is not None
+    assert "group `b` has worked topic `t`" in warning
+    assert other_groups(operated, "c", topics[1:]) is None
+    assert other_groups(NoLedger(), "a", topics) is None
 
 
 def test_operations_have_growing_numbers_and_an_end(operated: SqlLedger):
