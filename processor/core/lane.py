@@ -40,7 +40,7 @@ class Entry:
     """A record in a lane, and what the engine knows of it."""
 
     __slots__ = (
-        "attempt", "given_up", "hop", "job", "lane", "not_before", "ran", "record", "turn",
+        "attempt", "given_up", "hop", "job", "lane", "not_before", "ran", "record", "turn", "waits",
     )  # fmt: skip
 
     def __init__(self, record: Record, hop: Hop, lane: Lane, turn: Turn) -> None:
@@ -53,6 +53,7 @@ class Entry:
         self.job: JobHeaders | None = None  # What its headers say, once they were read.
         self.given_up: Failure | None = None  # A run that failed, to be judged at the turn's head.
         self.ran: object = None  # What its run left behind, while that cannot be written.
+        self.waits = 0  # Times it met an outage.
 
     def __repr__(self) -> str:
         record = self.record

@@ -18,6 +18,7 @@ from typing import assert_never
 
 from processor.contracts import headers
 from processor.core.assignment import Assignment
+from processor.core.breaker import wait_seconds
 from processor.core.lane import Entry, Lane
 from processor.core.retry import DeadLetter, Retry, RetryPolicy, WaitInPlace, after_failure
 from processor.core.stretch import Stretch
@@ -81,7 +82,6 @@ class KnownDead:
 Admission = Run | Park | Hold | EndReplay | KnownDead
 Verdict = Done | Retry | WaitInPlace | DeadLetter | Bury | Wait
 
-OUTAGE_WAIT_SECONDS = 1.0
 RESULT_MAX = 65_536  # Characters. A longer one is not told: a status must fit its topic.
 
 
@@ -220,7 +220,8 @@ def settle(
         case Dying(failure):
             return Bury(failure)
         case Unavailable(what, message):
-            return Wait(now + OUTAGE_WAIT_SECONDS, what, message)
+            until = now + wait_seconds(entry.waits + 1, jitter=jitter)
+            return Wait(until, what, message)
         case Failed(failure):
             return after_failure(
                 failure,

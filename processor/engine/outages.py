@@ -30,11 +30,15 @@ class Outages:
     ) -> Outage | None:
         """What of these kinds was away within so many seconds, for this partition as far as known.
 
-        What is not known to hold up one partition may hold up any.
+        What is not known to hold up one partition may hold up any; a sink holds a topic up.
         """
         since = self._clock.monotonic() - seconds
         for (what, where), at in list(self._heard.items()):
-            if at >= since and what in kinds and where in (partition, None):
+            if at < since or what not in kinds:
+                continue
+            if where in (partition, None):
+                return what
+            if what == "sink" and where is not None and where.topic == partition.topic:
                 return what
         return None
 

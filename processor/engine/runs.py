@@ -15,6 +15,7 @@ from processor.core.assignment import Assignment
 from processor.core.lane import WHOLE, Entry, Lane, Ordering, Turn
 from processor.core.stretch import Stretch
 from processor.engine import journey
+from processor.engine.breakers import Breakers
 from processor.engine.context import JobCancelled
 from processor.engine.journey import Admission, EndReplay, Hold, KnownDead, Park, Run
 from processor.engine.notes import job_type_of
@@ -53,6 +54,7 @@ class Runs:
         self._timeout_grace_seconds = timeout_grace_seconds
         self._slices: set[Slice] = set()
         self.pace = Pace(clock, slice_records_max)
+        self._breakers = Breakers(clock, jitter, logger)
 
     @property
     def any(self) -> bool:
@@ -69,22 +71,36 @@ class Runs:
         free = {False: self._pool.free, True: self._pool.free_async}
         now = self._clock.now()
         short = False
+        closed: dict[str, list[Assignment]] = {}
         for assignment in assignments:
             kind = assignment.is_async
             if assignment.draining:
+                continue
+            if assignment.partition.topic in self._breakers:
+                closed.setdefault(assignment.partition.topic, []).append(assignment)
                 continue
             for lane in reversed(assignment.lanes):  # Older work first: the deepest tier.
                 while free[kind] > 0:
                     taken = self.pace.take(assignment, lane, now)
                     if not taken:
                         break
-                    if isinstance(taken, Stretch):
-                        free[kind] -= self._admit_stretch(assignment, lane, taken, now)
-                    else:
-                        turn = taken[0].turn
-                        free[kind] -= self._admit_taken(assignment, lane, turn, taken, now)
+                    free[kind] -= self._admit_some(assignment, lane, taken, now)
             short = short or free[kind] <= 0
+        for topic, some in closed.items():
+            self._probe(topic, some, free, now)
         return short
+
+    def _probe(
+        self, topic: str, assignments: Sequence[Assignment], free: dict[bool, int], now: float
+    ) -> None:
+        """Start one job of a topic that an outage has closed, if it is time to."""
+        for assignment, lane in self._breakers.lanes(topic, assignments):
+            kind = assignment.is_async
+            while free[kind] > 0 and (taken := lane.take(now=now, count_max=1)):
+                if started := self._admit_some(assignment, lane, taken, now):
+                    free[kind] -= started
+                    self._breakers.begin(topic, lane)
+                    return
 
     def collect(self) -> tuple[bool, list[Assignment]]:
         """Judge what slices report: whether any did, and whose partition is another's now."""
@@ -105,6 +121,7 @@ class Runs:
             if report.lost:
                 lost.append(assignment)
                 continue
+            self._breakers.hear(assignment.partition.topic, report)
             self._settle_done(work, report.done)
             waiting = self._judge_all(work, assignment, report.outcomes)
             if report.finished:
@@ -144,6 +161,14 @@ class Runs:
             running = work.running
             if work.assignment is assignment and running is not None:
                 running.tell(JobCancelled)
+
+    def _admit_some(
+        self, assignment: Assignment, lane: Lane, taken: list[Entry] | Stretch, now: float
+    ) -> int:
+        """Admit what was taken. Returns how many slices started."""
+        if isinstance(taken, Stretch):
+            return self._admit_stretch(assignment, lane, taken, now)
+        return self._admit_taken(assignment, lane, taken[0].turn, taken, now)
 
     def _admit_stretch(
         self, assignment: Assignment, lane: Lane, stretch: Stretch, now: float

@@ -83,6 +83,7 @@ class Settlement:
         match verdict:
             case Wait(until, what, message):
                 entry.not_before = until
+                entry.waits += 1
                 self._trouble(what, message, assignment)
                 return True
             case WaitInPlace(until, failure):

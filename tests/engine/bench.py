@@ -305,6 +305,10 @@ class Bench:
         found = self.broker.group(GROUP).committed.get(partition)
         return None if found is None else found.offset
 
+    def mains(self) -> list[Partition]:
+        """The main topic's partitions."""
+        return [Partition("t", number) for number in range(self.partitions)]
+
     def note(self, partition: Partition = MAIN) -> str:
         return self.broker.group(GROUP).committed[partition].metadata
 

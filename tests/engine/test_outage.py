@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from processor.errors import (
     StoreUnavailable,
     UsageError,
 )
+from processor.model import Effect
 from processor.testing import MemorySink
 from tests.engine.bench import DELAYS, LETTERS, TIER_1, Bench, Member
 
@@ -38,19 +40,125 @@ def test_outage_of_the_ledger_during_flush_does_not_run_the_handler_again(bench:
             raise SinkUnavailable("the ledger is away")
 
     bench.ledger.before = fault
-    started = bench.clock.monotonic()
     member = bench.member()
 
-    while away:
-        member.go(1)
-        bench.clock.advance(1.0)
     member.go()
+    left = []
+    for wait in (1.0, 2.0, 4.0):  # A second, and twice as long each time.
+        bench.clock.advance(wait - 0.5)
+        member.go()
+        left.append((len(away), bench.effects()))
+        bench.clock.advance(0.5)
+        member.go()
 
-    assert away == []
+    assert left == [(2, []), (1, []), (0, [])]
     assert bench.runs == [0, 1, 2]
     assert bench.effects() == [0, 1, 2]
     assert bench.numbers(TIER_1) == []
-    assert bench.clock.monotonic() - started == pytest.approx(3.0)
+
+
+class AwaySink:
+    """A sink that is away for all jobs, or for those of some keys, until it is told otherwise."""
+
+    def __init__(self, *keys: str) -> None:
+        self.away = True
+        self.keys = keys
+        self.tries = 0
+        self.wrote: list[int] = []
+
+    def write(self, effects: Sequence[Effect]) -> list[str]:
+        if self.away and any(not self.keys or each.key in self.keys for each in effects):
+            self.tries += 1
+            raise SinkUnavailable("no answer")
+        self.wrote += [each.result["n"] for each in effects]
+        return ["" for _ in effects]
+
+
+@pytest.mark.parametrize("partitions", [1, 3])
+def test_outage_of_a_sink_stops_all_handlers_but_one_probe_at_a_time(bench: Bench, partitions: int):
+    bench = Bench(bench.ledger, bench.sink, bench.effects, partitions=partitions)
+    sink = AwaySink()
+    bench.sinks = (sink,)
+    for n in range(60):
+        bench.submit(n, f"k{n % 30}", partition=n % partitions)
+    member = bench.member(ordering=Ordering.KEY, slots=4, slice_records_max=1)
+
+    member.go(50)
+    at_once = (len(bench.runs), sink.tries)
+    for _ in range(60):
+        bench.clock.advance(1.0)
+        member.go(4)
+    in_a_minute = sink.tries - at_once[1]
+    ran = len(bench.runs)
+    sink.away = False
+    bench.clock.advance(5.0)
+    member.go(100)
+
+    assert at_once == (4, 4)
+    assert in_a_minute == 13  # After 1 s, 2 s, 4 s, and then every 5 s.
+    assert ran <= 4 + 13
+    assert sorted(sink.wrote) == sorted(bench.runs) == list(range(60))
+    for key in range(30):
+        assert [n for n in sink.wrote if n % 30 == key] == [key, key + 30]
+    assert {attempt for _, attempt in bench.attempts} == {1}
+    assert [bench.committed(each) for each in bench.mains()] == [60 // partitions] * partitions
+
+
+def test_jobs_of_a_topic_that_do_not_need_what_is_away_go_on(bench: Bench):
+    sink = AwaySink("k0")
+    bench.sinks = (sink,)
+    for n in range(40):
+        bench.submit(n, f"k{n % 8}")
+    member = bench.member(ordering=Ordering.KEY, slots=2, slice_records_max=1)
+
+    for _ in range(60):
+        bench.clock.advance(1.0)
+        member.go(4)
+
+    assert sorted(sink.wrote) == [n for n in range(40) if n % 8 > 0]
+    assert sink.tries < 40
+
+
+def test_jobs_that_fail_or_are_known_meanwhile_do_not_hold_a_closed_topic_back(bench: Bench):
+    sink = AwaySink("k0")
+    bench.sinks = (sink,)
+    bench.submit(0, "k0")
+    member = bench.member(ordering=Ordering.KEY, slots=1)
+    member.go()
+    sink.keys = ("nobody",)
+    for n in range(1, 20):
+        bench.submit(n, f"k{n}")
+        bench.fail(n, fault=Reject("never"))
+    bench.clock.advance(1.0)
+
+    member.go(60)
+
+    assert len(bench.numbers(LETTERS)) == 19
+    assert sink.wrote == [0]
+
+
+def test_results_wait_with_the_ledger_of_a_closed_topic_until_one_is_written(bench: Bench):
+    away = True
+
+    def fault(call: str) -> None:
+        if away and call == "lookup":
+            raise SinkUnavailable("the ledger is away")
+
+    bench.ledger.before = fault
+    for n in range(20):
+        bench.submit(n, f"k{n}")
+    member = bench.member(ordering=Ordering.KEY, slots=4)
+    for _ in range(30):
+        member.go(4)
+        bench.clock.advance(1.0)
+    ran = list(bench.runs)
+    away = False
+    bench.clock.advance(5.0)
+    member.go(40)
+
+    assert ran == []
+    assert sorted(bench.effects()) == list(range(20))
+    assert bench.logger.told("the sink answers again: the topic's jobs go on") == [{"topic": "t"}]
 
 
 def test_outage_of_the_ledger_before_a_run_waits_without_counting_an_attempt(bench: Bench):
@@ -271,14 +379,14 @@ def test_outage_in_decode_waits_without_counting_an_attempt(bench: Bench, outage
 
     member.go()
     waiting = (len(bench.decode_faults), list(bench.runs), bench.committed())
-    for _ in range(2):
-        bench.clock.advance(1.0)
+    for wait in (1.0, 2.0):
+        bench.clock.advance(wait)
         member.go()
 
     assert waiting == (2, [], 0)
     assert bench.decode_faults == []
     assert bench.runs == []
-    bench.clock.advance(1.0)
+    bench.clock.advance(4.0)
     member.go()
     assert bench.attempts == [(1, 1), (2, 1)]
     assert bench.effects() == [1, 2]

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from processor.core.lane import Ordering
+from processor.engine.outages import Outages
+from processor.engine.telemetry import Telemetry
 from processor.errors import BrokerUnavailable, RegistryUnavailable, SinkUnavailable
 from processor.model import Partition, Record
-from processor.testing import MemoryLog
+from processor.testing import ManualClock, MemoryLog
 from processor.testing.memory_log import Fate
 from tests.engine.bench import DELAYS, LETTERS, MAIN, TIER_1, Bench, Member
 
@@ -237,7 +239,7 @@ def test_jobs_that_wait_for_the_registry_are_told_as_an_outage(bench: Bench):
     passes(bench, member, 3 * STALL)
     away = (stalls(member), len(told(bench)))
     bench.decode_faults.clear()
-    passes(bench, member, 3)
+    passes(bench, member, 6)
 
     assert away == ([(MAIN, "what jobs need is away", "registry")], 1)
     assert stalls(member) == []
@@ -328,6 +330,16 @@ def test_every_quiet_partition_is_asked_in_its_turn(bench: Bench):
     passes(bench, member, 60 + 90)
 
     assert len(set(asked)) == 3 * 30
+
+
+def test_sink_that_is_away_excuses_the_topic_that_waits_for_its_probes():
+    outages = Outages(ManualClock(), Telemetry())
+
+    outages.heard("sink", Partition("t", 0))
+
+    assert outages.lately(Partition("t", 7), ("sink",)) == "sink"
+    assert outages.lately(Partition("t", 7), ("registry",)) is None
+    assert outages.lately(Partition("other", 0), ("sink",)) is None
 
 
 def test_commit_that_is_not_answered_is_an_outage_for_a_while(bench: Bench):
