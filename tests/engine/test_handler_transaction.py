@@ -184,7 +184,7 @@ def test_connection_closed_while_idle_is_replaced_and_nothing_waits(
     bench.submit(1)
     member = bench.member(tiers=0, attempts_max=1)
     member.go()
-    idle = bench.ledger._local.for_handlers
+    idle = bench.ledger._connections.mine("for_handlers")
     reader.execute("SELECT pg_terminate_backend(%s)", [idle.info.backend_pid])
     _until_ended(reader, idle.info.backend_pid)
 
