@@ -7,6 +7,7 @@ taken on the loop where they cannot block, else on one of a few threads (`Steps.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
@@ -16,6 +17,8 @@ from typing import Any, Protocol
 
 from processor.engine.context import JobContext
 from processor.engine.slices import Report, Slice
+
+_LOGGER = logging.getLogger(__name__)
 
 AHEAD = 2.0  # Slices taken for each that may run: the next one starts before the loop comes round.
 
@@ -47,6 +50,10 @@ class Steps(Protocol):
         """Whether a step may wait for anything else."""
 
 
+# How a handler ended: what its slice goes on with, and the result or fault that it is given.
+Ended = tuple[Callable[..., Awaiting | None], Any]
+
+
 class CoroutineThread:
     """Runs slices as tasks; at most `jobs_max` of their handlers are in flight.
 
@@ -68,7 +75,8 @@ class CoroutineThread:
         self._report = report
         self._bug = bug
         self.unfinished = 0
-        self._abandoned: set[Slice] = set()
+        # Who has a slot, and the step that a thread has taken for it last (asyncio thread).
+        self._slotted: dict[Slice, asyncio.Future[Any] | None] = {}
         self._submitted: deque[Slice] = deque()
         self._woken = False
         self._lock = threading.Lock()
@@ -95,16 +103,26 @@ class CoroutineThread:
     def abandon(self, work: Slice) -> None:
         """Give the slot, and the thread, of an abandoned slice to another."""
         self.unfinished -= 1
-        self._abandoned.add(work)
-        self._threads.add()
         assert self._loop is not None
-        self._loop.call_soon_threadsafe(self._slots.release)
+        self._loop.call_soon_threadsafe(self._give_up, work)
 
     def _begin(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._slots = asyncio.Semaphore(self._jobs_max)
-        run = self._loop.run_forever
-        threading.Thread(target=run, name="processor-async", daemon=True).start()
+        serve = partial(self._serve, self._loop)
+        threading.Thread(target=serve, name="processor-async", daemon=True).start()
+
+    def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Run the loop for good: what a handler started may not end it for all others."""
+        while True:
+            try:
+                loop.run_forever()  # It comes back where a handler stops the loop.
+            except (SystemExit, KeyboardInterrupt) as fault:
+                # asyncio lets these two out, after it has told whoever awaits the task.
+                _LOGGER.warning("what a handler has started on the loop raised %r", fault)
+            except BaseException as bug:  # noqa: BLE001 - the loop ends the worker with it.
+                self._bug(bug)
+                return
 
     def _start_all(self) -> None:
         with self._lock:
@@ -123,10 +141,14 @@ class CoroutineThread:
         step: Callable[..., Awaiting | None] = _next
         given: Any = None
         await self._slots.acquire()
+        self._slotted[work] = None
         try:
             while True:
                 if blocks:
-                    awaiting = await self._threads.run(partial(step, steps, given))
+                    answer = self._threads.run(partial(step, steps, given))
+                    if work in self._slotted:
+                        self._slotted[work] = answer
+                    awaiting = await answer
                 else:
                     awaiting = step(steps, given)
                 if awaiting is None:
@@ -135,36 +157,60 @@ class CoroutineThread:
         except BaseException as bug:  # noqa: BLE001 - the loop ends the worker with it.
             self._bug(bug)
         finally:
-            if work not in self._abandoned:
-                self._slots.release()
-            self._abandoned.discard(work)
+            self._free(work)
+
+    def _give_up(self, work: Slice) -> None:
+        """Free what an abandoned slice holds, unless it has ended meanwhile."""
+        answer = self._slotted.get(work)
+        if answer is not None and not answer.done():
+            self._threads.replace(answer)
+        self._free(work)
+
+    def _free(self, work: Slice) -> None:
+        """Give a slice's slot to another, once."""
+        if work in self._slotted:
+            del self._slotted[work]
+            self._slots.release()
 
 
 class _StepThreads:
-    """Threads for steps that may block; daemons, since one that hangs must not keep a worker."""
+    """Threads for steps that may block; daemons, since one that hangs must not keep a worker.
+
+    All but the threads themselves belongs to the asyncio thread.
+    """
 
     def __init__(self, count: int) -> None:
         self._count = count
         self._started = 0
-        self._todo: SimpleQueue[tuple[asyncio.Future[Any], Callable[[], Any]]] = SimpleQueue()
-
-    def add(self) -> None:
-        """Allow one more thread, for one that hangs."""
-        self._count += 1
+        self._todo: SimpleQueue[tuple[asyncio.Future[Any], Callable[[], Any]] | None]
+        self._todo = SimpleQueue()
 
     def run(self, call: Callable[[], Any]) -> asyncio.Future[Any]:
-        """Make a call on a thread (asyncio thread)."""
+        """Make a call on a thread."""
         if self._started < self._count:
-            self._started += 1
-            name = f"processor-step-{self._started}"
-            threading.Thread(target=self._serve, name=name, daemon=True).start()
+            self._start()
         future = asyncio.get_running_loop().create_future()
         self._todo.put((future, call))
         return future
 
+    def replace(self, answer: asyncio.Future[Any]) -> None:
+        """Start a thread for the one that hangs in a call; one ends when that call does."""
+        self._start()
+        self._count += 1
+        answer.add_done_callback(self._end_one)
+
+    def _start(self) -> None:
+        self._started += 1
+        threading.Thread(target=self._serve, name="processor-step", daemon=True).start()
+
+    def _end_one(self, _: asyncio.Future[Any]) -> None:
+        self._count -= 1
+        self._started -= 1
+        self._todo.put(None)
+
     def _serve(self) -> None:
-        while True:
-            future, call = self._todo.get()
+        while (todo := self._todo.get()) is not None:
+            future, call = todo
             answer: Any = None
             fault: BaseException | None = None
             try:
@@ -183,33 +229,31 @@ def _answer(future: asyncio.Future[Any], answer: Any, fault: BaseException | Non
         future.set_exception(fault)
 
 
-async def _awaited(awaiting: Awaiting) -> tuple[Callable[..., Awaiting | None], Any]:
+async def _awaited(awaiting: Awaiting) -> Ended:
     """Await a handler; the answer is what its slice is to be given."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None
-    told = False
-
-    def cancel() -> None:
-        nonlocal told
-        told = True
-        loop.call_soon_threadsafe(stop)
-
-    def stop() -> None:
-        if running:
-            task.cancel()
-
-    running = True
-    awaiting.context.on_cancel(cancel)
+    loop = asyncio.get_running_loop()
+    # A task of its own: what it does to its task or its context variables it does to no other job.
+    task = loop.create_task(_ended(awaiting.coroutine))
+    awaiting.context.on_cancel(lambda: loop.call_soon_threadsafe(task.cancel))
     try:
-        return _next, await awaiting.coroutine
-    except asyncio.CancelledError as fault:
-        if told:
-            task.uncancel()
-        return _throw, _reason(awaiting.context, fault)
+        step, given = await task
+    except asyncio.CancelledError as fault:  # It was told at its very end.
+        step, given = _throw, fault
+    if step is _throw and isinstance(given, asyncio.CancelledError):
+        given = _reason(awaiting.context, given)
+    return step, given
+
+
+async def _ended(coroutine: Any) -> Ended:
+    """Wait for a coroutine's end, whatever it is: what a task raises might end the loop."""
+    try:
+        return _next, await coroutine
+    except GeneratorExit as fault:  # Thrown into a generator it would close it.
+        exits = RuntimeError("the handler raised GeneratorExit")
+        exits.__cause__ = fault
+        return _throw, exits
     except BaseException as fault:  # noqa: BLE001 - it is user code: its slice is told.
         return _throw, fault
-    finally:
-        running = False
 
 
 def _reason(context: JobContext, fault: BaseException) -> BaseException:

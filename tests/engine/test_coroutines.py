@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from processor.adapters.pool import ThreadPool
 from processor.core.lane import Ordering
+from processor.engine.job import JobSpec
 from processor.sinks.no_ledger import NoLedger
 from processor.testing.memory_ledger import MemoryLedger, MemorySink
 from tests.engine.bench import MAIN, TIER_1, Bench, Member
@@ -23,9 +29,50 @@ def bench() -> Bench:
     return made
 
 
-def member_of(bench: Bench, *, coroutines_max: int = 100, **how: Any) -> Member:
+class Mixed(Bench):
+    """A topic that two handlers serve: a coroutine, and from number 100 on a function."""
+
+    def _jobs(self) -> dict[str, JobSpec]:
+        spec = super()._jobs()["count"]
+        plain = replace(spec, job_type="plain", call=self._handle, is_async=False)
+        return {"count": spec, "plain": plain}
+
+    def _decode(self, value: bytes | None) -> tuple[str, Any]:
+        n = json.loads(value or b"")
+        return "plain" if n >= 100 else "count", n
+
+    def submit(self, n: int, key: str | None = "k", **more: Any) -> int:
+        if n < 100:
+            return super().submit(n, key, **more)
+        # Of another schema: the value begins in another way.
+        written = [("ce_id", f"job-{n}".encode()), ("ce_type", b"plain")]
+        return self.append(json.dumps(n).rjust(12, "\t").encode(), key, written=written)
+
+
+@pytest.fixture
+def mixed() -> Mixed:
+    made = Mixed(NoLedger(), None, list, sinks=())  # type: ignore[arg-type]
+    made.is_async = True
+    return made
+
+
+async def deaf(_: object) -> None:
+    """Go on when told to stop."""
+    while True:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            continue
+
+
+def step_threads(besides: Collection[threading.Thread]) -> list[threading.Thread]:
+    alive = threading.enumerate()
+    return [each for each in alive if "-step" in each.name and each not in besides]
+
+
+def member_of(bench: Bench, *, coroutines_max: int = 100, threads: int = 2, **how: Any) -> Member:
     def pool_of(runner: Any) -> ThreadPool:
-        return ThreadPool(runner, threads=2, coroutines_max=coroutines_max)
+        return ThreadPool(runner, threads=threads, coroutines_max=coroutines_max)
 
     return bench.member(ordering=Ordering.KEY, pool_of=pool_of, **how)
 
@@ -136,3 +183,189 @@ def test_effects_of_coroutines_are_written_once_to_the_ledger():
 
     assert sorted(bench.effects()) == list(range(10))
     assert sorted(bench.runs) == list(range(10))
+
+
+def test_child_task_that_exits_fails_its_job_and_no_other(bench: Bench):
+    async def child() -> None:
+        sys.exit(3)
+
+    async def parent(_: object) -> None:
+        await asyncio.gather(child(), asyncio.sleep(0.01))
+
+    bench.submit(0, "a")
+    bench.submit(1, "b")
+    bench.script[0] = [parent]
+    member = member_of(bench)
+    until(member, lambda: bench.numbers(TIER_1) == [0])
+    bench.submit(2, "c")
+    until(member, lambda: bench.committed() == 3)
+
+    assert bench.hops(TIER_1)[0].error_class == "SystemExit"
+
+
+def test_handler_that_stops_the_loop_does_not_stop_the_others(bench: Bench):
+    bench.submit(0, "a")
+    bench.submit(1, "b")
+    bench.script[0] = [lambda _: asyncio.get_running_loop().stop()]
+    until(member_of(bench), lambda: bench.committed() == 2)
+
+    assert sorted(bench.runs) == [0, 1]
+
+
+@pytest.mark.parametrize("fault", [GeneratorExit(), SystemExit(3), KeyboardInterrupt()])
+def test_whatever_a_coroutine_raises_is_its_jobs_failure(bench: Bench, fault: BaseException):
+    bench.submit(0, "a")
+    bench.submit(1, "b")
+    bench.script[0] = [fault]
+    member = member_of(bench)
+    until(member, lambda: bench.numbers(TIER_1) == [0] and bench.committed() == 2)
+
+    assert sorted(bench.runs) == [0, 1]
+
+
+def test_coroutine_that_cancels_itself_fails_alone(bench: Bench):
+    async def cancel(_: object) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+
+    bench.submit(0, "a")
+    bench.submit(1, "b")
+    bench.script[0] = [cancel]
+    member = member_of(bench)
+    until(member, lambda: bench.numbers(TIER_1) == [0] and bench.committed() == 2)
+
+    assert bench.hops(TIER_1)[0].error_class == "CancelledError"
+
+
+def test_coroutine_that_swallows_its_cancellation_leaves_the_next_job_whole(bench: Bench):
+    async def swallow(_: object) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return
+
+    async def fail_within(_: object) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(asyncio.sleep(0, OSError()))
+            raise OSError("no answer")
+
+    for n in range(3):
+        bench.submit(n, "a")
+    bench.script[0], bench.script[1] = [swallow], [fail_within]
+    member = member_of(bench, timeout_seconds=5.0)
+    until(member, lambda: bench.runs == [0])
+    bench.clock.advance(5.5)
+    until(member, lambda: bench.numbers(TIER_1) == [1, 2])
+
+
+def test_context_variable_that_a_job_sets_is_not_seen_by_the_next(bench: Bench):
+    tenant = ContextVar("tenant", default="nobody")
+    seen: list[str] = []
+
+    async def set_it(_: object) -> None:
+        seen.append(tenant.get())
+        tenant.set("somebody")
+
+    for n in range(2):
+        bench.submit(n, "a")
+        bench.script[n] = [set_it]
+    until(member_of(bench), lambda: bench.committed() == 2)
+
+    assert seen == ["nobody", "nobody"]
+
+
+def test_function_beside_coroutines_of_its_topic_does_not_hold_their_loop(mixed: Mixed):
+    ran_on: list[str] = []
+
+    def note(_: object) -> None:
+        ran_on.append(threading.current_thread().name)
+
+    mixed.submit(0, "a")
+    for n in (100, 101):
+        mixed.script[n] = [note]
+    member = member_of(mixed)
+    for submitted, n in enumerate((100, 101), start=1):
+        until(member, lambda submitted=submitted: mixed.committed() == submitted)  # type: ignore[misc]
+        mixed.submit(n, "b")
+    until(member, lambda: mixed.committed() == 3)
+
+    assert len(ran_on) == 2
+    assert not [name for name in ran_on if name == "processor-async"]
+
+
+def test_coroutines_that_are_given_up_leave_no_threads_behind(bench: Bench):
+    bench.ledger, bench.sinks = MemoryLedger(), (MemorySink(),)
+    before = threading.enumerate()
+    for n in range(10):
+        bench.submit(n, f"k{n}")
+        bench.script[n] = [deaf]
+    member = member_of(bench, timeout_seconds=1.0, timeout_grace_seconds=0.5)
+    until(member, lambda: len(bench.runs) == 10)
+    bench.clock.advance(3.0)
+    until(member, lambda: len(bench.numbers(TIER_1)) == 10)
+    for n in range(10, 60):
+        bench.submit(n, f"k{n}")
+    until(member, lambda: bench.committed() == 60)
+
+    assert len(step_threads(before)) <= 2
+
+
+def test_function_that_hangs_beside_coroutines_has_its_thread_replaced_until_it_ends(mixed: Mixed):
+    before, release = threading.enumerate(), threading.Event()
+    mixed.submit(100, "a")
+    mixed.script[100] = [lambda _: release.wait(30)]
+    member = member_of(mixed, threads=1, timeout_seconds=1.0, timeout_grace_seconds=0.5)
+    until(member, lambda: mixed.runs == [100])
+    mixed.submit(101, "b")
+    mixed.clock.advance(3.0)
+    until(member, lambda: mixed.committed() == 2)
+    hangs = len(step_threads(before))
+    release.set()
+    until(member, lambda: len(step_threads(before)) == 1)
+    mixed.submit(102, "b")
+    until(member, lambda: mixed.committed() == 3)
+
+    assert (hangs, mixed.numbers(TIER_1)) == (2, [100])
+
+
+def test_coroutine_that_ends_while_it_is_given_up_frees_its_slot_once(bench: Bench):
+    now, most = 0, 0
+    gate, ended = asyncio.Event(), threading.Event()
+
+    async def wait(_: object) -> None:
+        while not gate.is_set():
+            try:
+                await gate.wait()
+            except asyncio.CancelledError:
+                continue
+        asyncio.get_running_loop().call_later(0.01, ended.set)
+
+    async def count(_: object) -> None:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(0)
+        now -= 1
+
+    bench.submit(0, "a")
+    bench.script[0] = [wait]
+    member = member_of(bench, coroutines_max=1, timeout_seconds=1.0, timeout_grace_seconds=0.5)
+    until(member, lambda: bench.runs == [0])
+    give_up = member.pool.replace
+
+    def ends_first(work: Any) -> None:
+        loop = member.pool._coroutines._loop  # type: ignore[attr-defined]
+        loop.call_soon_threadsafe(gate.set)
+        assert ended.wait(10)
+        give_up(work)
+
+    member.pool.replace = ends_first  # type: ignore[method-assign]
+    bench.clock.advance(3.0)
+    until(member, lambda: bench.numbers(TIER_1) == [0])
+    for n in range(1, 5):
+        bench.submit(n, f"k{n}")
+        bench.script[n] = [count]
+    until(member, lambda: bench.committed() == 5)
+
+    assert most == 1
