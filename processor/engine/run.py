@@ -97,7 +97,8 @@ class Runner:
     ) -> None:
         self._quick = quick
         self._has_sinks = any(spec.sinks for spec in jobs.values())
-        self._seen: set[bytes] = set()  # Beginnings of values that were decoded before.
+        # Beginnings of values that were decoded before: whether all their handlers are coroutines.
+        self._seen: dict[bytes, bool] = {}
         self._jobs = jobs
         self._decode = decode
         self._ledger = ledger
@@ -116,7 +117,7 @@ class Runner:
         if self._ledger.remembers or self._has_sinks or self._claims is not None:
             return True
         return not all(
-            (entry.record.value or b"")[:PREFIX_BYTES] in self._seen for entry in work.entries
+            self._seen.get((entry.record.value or b"")[:PREFIX_BYTES]) for entry in work.entries
         )
 
     def steps(self, work: Slice, report: Callable[[Report], None]) -> Steps:
@@ -218,13 +219,12 @@ class Runner:
                 raise PermanentError("the job's deadline has passed")
             value = self._value(entry, job)
             job_type, payload = self._decode(value)
-            if len(self._seen) < SEEN_MAX:
-                self._seen.add((value or b"")[:PREFIX_BYTES])
             if job.job_type is None and job.idempotency_key is not None:
                 row = self._row(job.identities(job_type), {}, progress, ask=True)
                 if (outcome := known_outcome(row, job, entry)) is not None:
                     return outcome
             spec = self._spec(job, job_type)
+            self._note(value, spec)
             if job.job_type is None:  # A stranger's headers name none.
                 job = job._replace(job_type=job_type)
             entry.job = job
@@ -325,6 +325,12 @@ class Runner:
         if spec is None:
             raise ContractError(f"no handler for job type `{job_type}`")
         return spec
+
+    def _note(self, value: bytes | None, spec: JobSpec) -> None:
+        """Note that values that begin so can be decoded without a wait, and what runs them."""
+        prefix = (value or b"")[:PREFIX_BYTES]
+        if prefix in self._seen or len(self._seen) < SEEN_MAX:
+            self._seen[prefix] = spec.is_async and self._seen.get(prefix, True)
 
     def _value(self, entry: Entry, job: JobHeaders) -> bytes | None:
         if job.claim is None:
