@@ -3,7 +3,8 @@
 Rule 1: progress is a settled record. Nothing is *held up* where nothing is due: no record, or only
         records that sleep until their time, and those of their turns behind them.
 Rule 2: a run within its timeout and grace holds nothing up, and neither does a pool without room
-        while one of its runs, of whatever partition, is within its time.
+        while one of its runs, of whatever partition, is within its time. Threads and coroutines are
+        a pool each; what waits in one for its turn to begin is a job that is not started.
 Rule 3: where something that jobs need is away, they wait for that, and for nothing else.
 Rule 4: everything else that is due and does not move is held up by a cause (`Cause`), and each
         cause has a stopwatch. It is set back when the cause is gone, and by progress: but not where
@@ -60,7 +61,7 @@ def held_up(
 ) -> list[Held]:
     """Name what holds an assignment up at this moment (rules 1 to 3). `now` as in not-before.
 
-    `overdue`: a slice of it is with the pool and no run of that slice is within its time.
+    `overdue`: a slice of it is with the pool, has room there, and no run of it is within its time.
     `pool_excused`: there is no room, and a run is within its time. `away`: something that its jobs
     need was found away lately. `unread`: its partitions known to have more than has arrived.
     """

@@ -126,6 +126,7 @@ class Runner:
         Each coroutine is yielded; its result is to be sent, or what it raised thrown. Steps may be
         taken on any thread, one after the other.
         """
+        work.begun = True
         progress = _Progress(work)
         lost = False
         try:

@@ -124,9 +124,9 @@ class Slice:
     """
 
     __slots__ = (
-        "_abandoned", "_abandoning", "_entries", "_fate", "all_done", "assignment", "failed",
-        "is_async", "lane", "owner", "passes_failures", "ran", "reported", "running", "started_at",
-        "stop", "stretch", "turn",
+        "_abandoned", "_abandoning", "_entries", "_fate", "all_done", "assignment", "begun",
+        "failed", "is_async", "lane", "owner", "passes_failures", "ran", "reported", "running",
+        "started_at", "stop", "stretch", "turn",
     )  # fmt: skip
 
     def __init__(
@@ -153,6 +153,7 @@ class Slice:
         self.ran: list[Done] = []  # Of a stretch, and not reported yet.
         self.reported: set[int] = set()  # Offsets of what the loop has judged.
         self.all_done = False  # `reported` is not kept of a stretch that is done at once.
+        self.begun = False  # The pool may take it before it has room (pool thread).
         self.running: Running | None = None
         self.stop = False  # Asks it to end after the run in progress.
         self._fate = threading.Lock()

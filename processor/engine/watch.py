@@ -119,8 +119,14 @@ class Watch:
         self._forget(now, ours, untaken)
         self._ask(now, assignments)
         within = {each for each in slices if self._within_time(each, now)}
-        overdue = {each.assignment.partition for each in slices if each not in within}
-        excused = self._pool.free <= 0 and bool(within)
+        goes_on = {kind: any(each.is_async is kind for each in within) for kind in (False, True)}
+        # More coroutines are taken than may run: one that has not begun waits for room.
+        waits = {each for each in slices if each.is_async and not each.begun and goes_on[True]}
+        overdue = {each.assignment.partition for each in slices if each not in within | waits}
+        excused = {
+            False: goes_on[False] and self._pool.free <= 0,
+            True: goes_on[True] and self._pool.free_async <= 0,
+        }
         for partition in [*ours, *untaken]:
             owned, assignment = self._owned[partition], ours.get(partition)
             held = []
@@ -129,7 +135,7 @@ class Watch:
                     assignment,
                     now=self._clock.now(),
                     overdue=partition in overdue,
-                    pool_excused=excused,
+                    pool_excused=excused[assignment.is_async],
                     away=self._away(Cause.WAITING, partition) is not None,
                     unread=self._unread(assignment),
                 )
@@ -264,6 +270,7 @@ class Watch:
         self, stall: Stall, assignment: Assignment | None, slices: Collection[Slice], now: float
     ) -> None:
         more: dict[str, Any] = {}
+        is_async = assignment is not None and assignment.is_async
         if assignment is not None:
             runs = [each.running for each in slices if each.assignment is assignment]
             oldest = min(filter(None, runs), key=lambda run: run.started, default=None)
@@ -287,7 +294,7 @@ class Watch:
             seconds=round(stall.seconds, 1),
             why=stall.why,
             away=stall.away,
-            pool_free=self._pool.free,
+            pool_free=self._pool.free_async if is_async else self._pool.free,
             **more,
         )
 

@@ -369,3 +369,39 @@ def test_coroutine_that_ends_while_it_is_given_up_frees_its_slot_once(bench: Ben
     until(member, lambda: bench.committed() == 5)
 
     assert most == 1
+
+
+def test_coroutines_that_wait_for_room_behind_a_long_one_are_no_stall(bench: Bench):
+    gate = asyncio.Event()
+    for n in range(4):  # One runs, one is with the pool and has no room, two wait in the lane.
+        bench.submit(n, f"k{n}")
+        bench.script[n] = [lambda _: gate.wait()]
+    member = member_of(bench, coroutines_max=1, timeout_seconds=7200.0, stall_seconds=600.0)
+    until(member, lambda: bench.runs == [0])
+    stalls = told_in(bench, member, minutes=30)
+    bench.script.clear()
+    member.pool._coroutines._loop.call_soon_threadsafe(gate.set)  # type: ignore[attr-defined]
+    until(member, lambda: bench.committed() == 4)
+
+    assert stalls == []
+
+
+def test_coroutines_that_have_no_room_and_wait_for_no_run_are_a_stall(bench: Bench):
+    bench.submit(0, "a")
+    bench.script[0] = [deaf]
+    member = member_of(bench, coroutines_max=1, timeout_seconds=60.0, stall_seconds=600.0)
+    member.pool.replace = lambda _: None  # type: ignore[method-assign] - its slot is never given.
+    until(member, lambda: bench.runs == [0])
+    bench.submit(1, "b")
+
+    assert told_in(bench, member, minutes=30) == ["a slice with the pool does not report"]
+
+
+def told_in(bench: Bench, member: Member, *, minutes: int) -> list[str]:
+    """Let time pass; the causes of the stalls that are seen at the end."""
+    for _ in range(minutes):
+        bench.clock.advance(60.0)
+        for _ in range(3):
+            member.worker.step()
+            member.pool.wait(0.005)
+    return [each.why for each in member.worker.watch.stalls]
