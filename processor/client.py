@@ -32,7 +32,7 @@ from processor.contracts.schemas import Schema, SchemaSet
 from processor.contracts.topics import Topic, TopicSet
 from processor.engine.submit import Accepted, NewJob, Refused, outgoing
 from processor.errors import BrokerUnavailable, ProcessorError, UsageError
-from processor.model import ObjectRef
+from processor.model import ObjectRef, Outgoing
 from processor.reached import ReachedClaims, RecentOutage
 from processor.settings import Settings, load_settings
 
@@ -40,9 +40,18 @@ if TYPE_CHECKING:
     from confluent_kafka import Message
 
 DELIVERY_SECONDS = 30.0
+CLOSE_SECONDS = DELIVERY_SECONDS + 5  # `close` waits no longer for acknowledgements.
+TAKE_BACK_SECONDS = 5.0
+ROOM_SECONDS = 0.005  # Between two looks at a full buffer.
+UNASKED_MAX = 1000  # Failures kept for `close`, which raises the first.
 PIPELINE_MAX = 10_000  # Jobs of one `submit_many` that await their acknowledgement at once.
 
-
+# Why a job has no answer, and how that is told.
+_UNANSWERED = {
+    KafkaError._MSG_TIMED_OUT: f"within {DELIVERY_SECONDS:.0f} s",
+    KafkaError._PURGE_QUEUE: "before the Client was closed",
+    KafkaError._PURGE_INFLIGHT: "before the Client was closed",
+}
 _MAKING = threading.Lock()  # What is waited on is made once, whoever waits.
 
 
@@ -53,13 +62,14 @@ class Submission:
     by itself, so what waiting needs is made by whoever waits.
     """
 
-    __slots__ = ("_answer", "_calls", "_came", "_topic", "asked", "job_id")
+    __slots__ = ("_answer", "_calls", "_came", "_topic", "_unasked", "asked", "job_id")
 
     def __init__(self, job_id: str, topic: str) -> None:
         self.job_id = job_id
         self.asked = False  # Whether somebody waits for the answer, or has had it.
         self._topic = topic
         self._answer: tuple[int, int] | ProcessorError | None = None
+        self._unasked: dict[Submission, None] | None = None
         self._came: threading.Event | None = None
         self._calls: Callable[[], object] | None = None
 
@@ -78,6 +88,8 @@ class Submission:
                 raise TimeoutError(f"job {self.job_id} was not acknowledged within {timeout} s")
         assert self._answer is not None
         if isinstance(self._answer, ProcessorError):
+            if self._unasked is not None:
+                self._unasked.pop(self, None)
             raise self._answer
         return Accepted(self.job_id, self._topic, *self._answer)
 
@@ -91,6 +103,13 @@ class Submission:
         self._calls = call  # Written before `_answer` is read, as in `result`.
         if self._answer is not None:
             call()
+
+    def fail(self, fault: ProcessorError, unasked: dict[Submission, None]) -> None:
+        """Take what prevented it; in `unasked` until it is asked for (the client's side)."""
+        if not self.asked and len(unasked) < UNASKED_MAX:
+            self._unasked = unasked
+            unasked[self] = None
+        self.answer(fault)
 
     def answer(self, answer: tuple[int, int] | ProcessorError) -> None:
         """Take the answer: partition and offset, or what prevented it (the client's side)."""
@@ -120,10 +139,12 @@ class Client:
         self._lock = threading.Lock()
         self._producer: Producer | None = None
         self._pid = os.getpid()
-        self._closed = threading.Event()
+        self._handing_over = threading.RLock()  # A signal's handler may submit too.
+        self._closed = threading.Event()  # Nothing more is handed over.
+        self._ended = threading.Event()  # And everything is answered.
         self._poller: threading.Thread | None = None
         self._heard = Heard()
-        self._failed: list[Submission] = []
+        self._failed: dict[Submission, None] = {}  # Whose result nobody has asked for, in order.
 
     def topic_of(self, job_type: str) -> Topic:
         """Find the declared topic that takes this job type; UsageError with the nearest name."""
@@ -166,7 +187,15 @@ class Client:
         The payload is checked now. While the client's buffer is full this waits for room. Leaving
         the `with` block raises the first failure that nobody has asked for.
         """
-        producer = self._started()
+        submission, record = self.encoded(job)
+        while not self.handed_over(submission, record):
+            self._closed.wait(ROOM_SECONDS)  # The poller makes room as acknowledgements come.
+        return submission
+
+    def encoded(self, job: NewJob) -> tuple[Submission, Outgoing]:
+        """Check a job and make its record (the side of `AsyncClient`)."""
+        self._check_open()
+        self._started()
         topic, encoder = self._way(job.job_type)
         job_id, record = outgoing(
             job,
@@ -178,24 +207,26 @@ class Client:
             now=time.time(),
             new_id=new_job_id,
         )
-        submission = Submission(job_id, topic.name)
+        return Submission(job_id, topic.name), record
+
+    def handed_over(self, submission: Submission, record: Outgoing) -> bool:
+        """Give a record to the Kafka client, without a wait. False: its buffer is full."""
 
         def answered(error: KafkaError | None, message: Message) -> None:
             if error is not None:
-                submission.answer(self._fault(error, topic.name))
-                self._failed.append(submission)
+                submission.fail(self._fault(error, record.topic), self._failed)
                 return
             submission.answer((message.partition() or 0, message.offset() or 0))
 
-        while True:
-            self._check_alive()
+        with self._handing_over:
+            self._check_open()
             try:
-                produce(producer, record, answered)
-                return submission
+                produce(self._started(), record, answered)
             except BufferError:
-                self._closed.wait(0.005)  # The poller makes room as acknowledgements come.
+                return False
             except KafkaException as fault:
-                raise self._fault(kafka_error(fault), topic.name) from None
+                raise self._fault(kafka_error(fault), record.topic) from None
+        return True
 
     def submit_many(self, jobs: Iterable[NewJob]) -> Iterator[Accepted | Refused]:
         """Submit jobs in a pipeline; gives one answer for each, in order. Nothing is raised.
@@ -224,12 +255,17 @@ class Client:
     def close(self) -> None:
         """Wait until everything submitted is acknowledged or has failed. Twice does no harm.
 
+        Jobs submitted meanwhile are refused. What has no answer after `CLOSE_SECONDS` has failed.
         Raises the first failure whose `result()` nobody has asked for.
         """
-        if self._producer is not None and not self._closed.is_set():
-            self._producer.flush(DELIVERY_SECONDS + 5)
-        self._closed.set()
-        unasked = [each for each in self._failed if not each.asked]
+        with self._handing_over:
+            self._closed.set()
+        producer = self._producer
+        if producer is not None and not self._ended.is_set() and producer.flush(CLOSE_SECONDS):
+            producer.purge()  # Each is answered by that, whoever waits for it.
+            producer.flush(TAKE_BACK_SECONDS)
+        self._ended.set()
+        unasked = [each for each in list(self._failed) if not each.asked]
         self._failed.clear()
         if unasked:
             unasked[0].result()
@@ -273,23 +309,23 @@ class Client:
 
     def _poll(self) -> None:
         assert self._producer is not None
-        while not self._closed.is_set():
+        while not self._ended.is_set():
             self._producer.poll(0.1)
 
-    def _check_alive(self) -> None:
+    def _check_open(self) -> None:
         if self._closed.is_set():
-            raise UsageError("this Client is closed")
+            raise UsageError("this Client is closed, or about to be: it takes no more jobs")
 
     def _fault(self, error: KafkaError, topic: str) -> ProcessorError:
-        if error.code() != KafkaError._MSG_TIMED_OUT:
+        if error.code() not in _UNANSWERED:
             return fault_of(error, self.settings.kafka, f"submitting to `{topic}`")
         if self._heard.refusal is not None:
             return fault_of(self._heard.refusal, self.settings.kafka, "submit")
         behind = self._heard.latest
         why = f": {behind.str()}" if behind is not None else ""
         return BrokerUnavailable(
-            f"Kafka at {servers_of(self.settings.kafka)} did not acknowledge the job within "
-            f"{DELIVERY_SECONDS:.0f} s{why}",
+            f"Kafka at {servers_of(self.settings.kafka)} did not acknowledge the job "
+            f"{_UNANSWERED[error.code()]}{why}",
             hint="it may still be on the log: submit it again with the same job id or "
             "idempotency key",
         )
