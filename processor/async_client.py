@@ -7,7 +7,7 @@ import contextlib
 from types import TracebackType
 from typing import Any, Self
 
-from processor.client import PIPELINE_MAX, Client, Submission
+from processor.client import PIPELINE_MAX, ROOM_SECONDS, Client, Submission
 from processor.engine.submit import Accepted, NewJob
 from processor.errors import ProcessorError
 from processor.settings import Settings
@@ -46,18 +46,11 @@ class AsyncClient:
         again with the same job id or idempotency key, and it still takes effect once.
         """
         job = NewJob(job_type, payload, key, idempotency_key, job_id, not_before, deadline)
-        async with self._slots:
-            async with self._in_order:
-                submission = await self._begun(job)
-            loop, answered = asyncio.get_running_loop(), asyncio.Event()
-
-            def wake() -> None:
-                with contextlib.suppress(RuntimeError):  # It was cancelled, and the loop has ended.
-                    loop.call_soon_threadsafe(answered.set)
-
-            submission.when_answered(wake)
-            await answered.wait()
-            return submission.result()
+        await self._slots.acquire()
+        # A task of its own: its slot is free when the answer comes, whoever still waits for it.
+        sending = asyncio.get_running_loop().create_task(self._send(job))
+        sending.add_done_callback(lambda _: self._slots.release())
+        return (await asyncio.shield(sending)).result()
 
     async def close(self) -> None:
         """Wait until everything submitted is acknowledged or has failed. Twice does no harm."""
@@ -78,10 +71,27 @@ class AsyncClient:
         with contextlib.suppress(ProcessorError):  # The first error is the one to be seen.
             await self.close()
 
+    async def _send(self, job: NewJob) -> Submission:
+        """Submit a job and wait for the answer."""
+        async with self._in_order:
+            submission = await self._begun(job)
+        loop, answered = asyncio.get_running_loop(), asyncio.Event()
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):  # The loop has ended.
+                loop.call_soon_threadsafe(answered.set)
+
+        submission.when_answered(wake)
+        await answered.wait()
+        return submission
+
     async def _begun(self, job: NewJob) -> Submission:
         """Begin a submission; on a thread where it may wait: for the registry, or a claim."""
         if job.job_type in self._prepared and self._client.settings.claims.store is None:
-            return self._client.submit_soon(job)
+            submission, record = self._client.encoded(job)
+            while not self._client.handed_over(submission, record):
+                await asyncio.sleep(ROOM_SECONDS)
+            return submission
         submission = await asyncio.to_thread(self._client.submit_soon, job)
         self._prepared.add(job.job_type)
         return submission
