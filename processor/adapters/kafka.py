@@ -36,7 +36,7 @@ from processor.adapters.kafka_settings import (
     consumer_settings,
     producer_settings,
 )
-from processor.adapters.membership import IdInUse, Rejoin, end_of
+from processor.adapters.membership import COMMIT_REFUSED, IdInUse, Rejoin, end_of
 from processor.engine.ports import CommitRefused, Committed, Delivery, Rebalance
 from processor.errors import BrokerUnavailable, ProcessorError, UsageError
 from processor.model import Batch, Outgoing, Partition, Record
@@ -45,20 +45,6 @@ CALL_SECONDS = 15.0
 TELL_AGAIN_SECONDS = 10.0  # While a broker is away its client says so 20 times a second.
 
 _LOGGER = logging.getLogger(__name__)
-
-_REFUSED = {
-    KafkaError.ILLEGAL_GENERATION,
-    KafkaError.UNKNOWN_MEMBER_ID,
-    KafkaError.REBALANCE_IN_PROGRESS,
-    KafkaError.FENCED_INSTANCE_ID,
-    KafkaError._STATE,
-    KafkaError._ASSIGNMENT_LOST,
-    KafkaError._NO_OFFSET,
-    KafkaError._FATAL,  # `poll` tells why.
-    113,  # STALE_MEMBER_EPOCH: the member has to learn of a newer assignment first.
-    110,  # FENCED_MEMBER_EPOCH
-    25,  # UNKNOWN_MEMBER_ID
-}
 
 
 class KafkaLog:
@@ -70,6 +56,7 @@ class KafkaLog:
         self._deliveries: list[Delivery] = []
         self._client_error: KafkaError | None = None
         self._heard = Heard()
+        self._full_until: float | None = None  # No longer is a full buffer waited for.
         self._told: dict[int, float] = {}  # Error code -> when it was logged (monotonic seconds).
         consumed = consumer_settings(settings, group, client_id(name))
         strategy = str(consumed.get("partition.assignment.strategy", ""))
@@ -307,12 +294,12 @@ class KafkaLog:
                 raise self._commit_fault(answer.error)
 
     def _commit_fault(self, error: KafkaError) -> ProcessorError:
-        if error.code() in _REFUSED:
+        if error.code() in COMMIT_REFUSED:
             return CommitRefused(f"the coordinator refused the commit: {error.str()}")
         return self._fault(error, "commit")
 
     def send(self, outgoing: Outgoing, token: Any) -> None:
-        """Append; while the client's buffer is full, wait for room."""
+        """Append; while the client's buffer is full, wait for room, but not for each one anew."""
 
         def answered(error: KafkaError | None, message: Message) -> None:
             text = None if error is None else error.str()
@@ -321,8 +308,14 @@ class KafkaLog:
         while True:
             try:
                 produce(self._producer, outgoing, answered)
+                self._full_until = None
                 return
             except BufferError:
+                now = time.monotonic()
+                self._full_until = self._full_until or now + CALL_SECONDS
+                if now >= self._full_until:
+                    self._deliveries.append(Delivery(token, 0, "the client's buffer stays full"))
+                    return
                 self._producer.poll(0.05)
             except KafkaException as fault:  # Too large for the client, or it has ended for good.
                 self._deliveries.append(Delivery(token, 0, kafka_error(fault).str()))

@@ -20,6 +20,21 @@ from processor.errors import ProcessorError, UsageError
 
 REJOIN_SECONDS = (1.0, 2.0, 4.0, 8.0)  # The last again and again.
 
+# A commit that is answered so may be another owner's to make.
+COMMIT_REFUSED = {
+    KafkaError.ILLEGAL_GENERATION,
+    KafkaError.UNKNOWN_MEMBER_ID,
+    KafkaError.REBALANCE_IN_PROGRESS,
+    KafkaError.FENCED_INSTANCE_ID,
+    KafkaError._STATE,
+    KafkaError._ASSIGNMENT_LOST,
+    KafkaError._NO_OFFSET,
+    KafkaError._FATAL,  # `poll` tells why.
+    113,  # STALE_MEMBER_EPOCH: the member has to learn of a newer assignment first.
+    110,  # FENCED_MEMBER_EPOCH
+    25,  # UNKNOWN_MEMBER_ID
+}
+
 # A fatal error carries the cause in its text alone.
 _FENCED = KafkaError(KafkaError.FENCED_INSTANCE_ID).str()
 _IN_USE = KafkaError(111).str()  # UNRELEASED_INSTANCE_ID

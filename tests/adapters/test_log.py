@@ -12,7 +12,7 @@ from processor.adapters.kafka import KafkaLog
 from processor.adapters.topic_admin import TopicAdmin
 from processor.contracts.topic import TopicSpec
 from processor.errors import BrokerUnavailable
-from processor.model import Partition
+from processor.model import Outgoing, Partition
 from processor.testing import Broker, MemoryLog
 from tests.adapters.log_conformance import CHECKS, GROUP_CHECKS, Cluster
 
@@ -76,4 +76,17 @@ def test_topic_that_a_broker_does_not_know_is_an_outage_while_serving(kafka: Any
     with pytest.raises(BrokerUnavailable, match="no such topic"):
         log.bounds([missing])
 
+    log.close()
+
+
+def test_append_that_finds_the_buffer_full_for_long_fails(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("processor.adapters.kafka.CALL_SECONDS", 0.2)
+    settings = {"bootstrap.servers": "127.0.0.1:1", "queue.buffering.max.messages": 5}
+    log = KafkaLog(settings, group="g", name="test")
+    for token in range(50):  # All of them wait as long as one.
+        log.send(Outgoing("t.retry.1", 0, b"k", b"value", []), token)
+
+    failed = [each for each in log.deliveries() if each.error is not None]
+
+    assert [each.token for each in failed] == list(range(5, 50))
     log.close()
