@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from processor.adapters.registry import Registry
@@ -133,27 +135,38 @@ def _shared() -> Contracts:
         return _default
 
 
-def _inserting(connection: Any) -> Any:
+def _inserting(connection: Any) -> Callable[[dict[str, Any]], None]:
     """Make the step that writes a row through a connection of whatever kind."""
-    kind = type(connection).__module__.partition(".")[0]
     if isinstance(connection, sqlite3.Connection):
         return lambda row: _insert_sqlite(connection, row)
-    if kind == "sqlalchemy":
-        # A Session gives its connection; a Connection is one.
-        opened = connection.connection() if hasattr(connection, "get_bind") else connection
-        return lambda row: _insert_sqlalchemy(opened, row)
-    if kind == "psycopg" and hasattr(connection, "info"):
+    if _is(connection, "sqlalchemy", "Connection"):
+        return lambda row: _insert_sqlalchemy(connection, row)
+    if _is(connection, "sqlalchemy.orm", "Session", "scoped_session"):
+        return lambda row: _insert_sqlalchemy(connection.connection(), row)
+    if _is(connection, "psycopg", "Connection"):
         return lambda row: _insert_psycopg(connection, row)
+    hint = "give a connection of psycopg or sqlite3, or a Connection or Session of SQLAlchemy"
+    if hasattr(connection, "run_sync"):
+        hint = "`await connection.run_sync(lambda each: Outbox(each).submit(…))`"
+    elif _is(connection, "psycopg", "AsyncConnection"):
+        hint = "give a psycopg.Connection, on a thread of its own (`asyncio.to_thread`)"
     raise UsageError(
         f"an outbox cannot write through a {type(connection).__module__}."
         f"{type(connection).__qualname__}",
-        hint="give a connection of psycopg or sqlite3, or a Connection or Session of SQLAlchemy",
+        hint=hint,
     )
 
 
+def _is(connection: Any, module: str, *names: str) -> bool:
+    """Whether it is of one of these classes; a module that is not loaded has no objects."""
+    loaded = sys.modules.get(module)
+    return loaded is not None and isinstance(connection, tuple(getattr(loaded, n) for n in names))
+
+
 def _insert_sqlite(connection: sqlite3.Connection, row: dict[str, Any]) -> None:
-    if connection.isolation_level is None and not connection.in_transaction:
-        raise _no_transaction("BEGIN")
+    by_itself = connection.isolation_level is None or getattr(connection, "autocommit", -1) is True
+    if by_itself and not connection.in_transaction:
+        raise _no_transaction("begin one first, with BEGIN")
     places = ", ".join("?" * len(row))
     connection.execute(
         f"INSERT INTO processor_outbox ({_COLUMNS}) VALUES ({places})",  # noqa: S608 - our names.
@@ -163,7 +176,7 @@ def _insert_sqlite(connection: sqlite3.Connection, row: dict[str, Any]) -> None:
 
 def _insert_psycopg(connection: Any, row: dict[str, Any]) -> None:
     if connection.autocommit and connection.info.transaction_status.name == "IDLE":
-        raise _no_transaction("`with connection.transaction():`")
+        raise _no_transaction("begin one first, with `with connection.transaction():`")
     places = ", ".join(["%s"] * len(row))
     connection.execute(
         f"INSERT INTO processor_outbox ({_COLUMNS}) VALUES ({places})",  # noqa: S608 - our names.
@@ -174,6 +187,8 @@ def _insert_psycopg(connection: Any, row: dict[str, Any]) -> None:
 def _insert_sqlalchemy(connection: Any, row: dict[str, Any]) -> None:
     from sqlalchemy import text
 
+    if _autocommits(connection):
+        raise _no_transaction("give one whose isolation level is not AUTOCOMMIT")
     places = ", ".join(f":{name}" for name in row)
     connection.execute(
         text(f"INSERT INTO processor_outbox ({_COLUMNS}) VALUES ({places})"),  # noqa: S608
@@ -181,8 +196,20 @@ def _insert_sqlalchemy(connection: Any, row: dict[str, Any]) -> None:
     )
 
 
-def _no_transaction(how: str) -> UsageError:
+def _autocommits(connection: Any) -> bool:
+    """Whether each statement of a SQLAlchemy connection commits: its driver's connection knows."""
+    pooled = connection.connection
+    drivers = (pooled.dbapi_connection, pooled.driver_connection)  # Two, behind a coroutine's.
+    if any(getattr(driver, "autocommit", -1) is True for driver in drivers):
+        return True
+    if not hasattr(drivers[1], "in_transaction") or drivers[1].isolation_level is not None:
+        return False  # Only sqlite3's may do so without a word.
+    connection.exec_driver_sql("SELECT 1")  # Where an event's listener begins, it has by now.
+    return not drivers[1].in_transaction
+
+
+def _no_transaction(what_to_do: str) -> UsageError:
     return UsageError(
         "the connection is not inside a transaction: the job would be there before the rest is",
-        hint=f"begin one first, with {how}",
+        hint=what_to_do,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import signal
 import sqlite3
@@ -71,6 +72,14 @@ def relayed(project: Project, url: str) -> None:
     Relay(open_rows(url), project.settings().kafka, logger=Telling()).run(once=True)
 
 
+def waiting(url: str) -> int:
+    rows = open_rows(url)
+    try:
+        return rows.backlog().rows
+    finally:
+        rows.close()
+
+
 def on_topic(project: Project, topic: str) -> list[Record]:
     """Every record of a topic, each partition in order."""
     servers = project.settings().kafka["bootstrap.servers"]
@@ -137,14 +146,18 @@ def test_row_s_headers_are_those_of_a_job_that_is_submitted(
     assert (record.value or b"")[:1] == b"\0"
 
 
-def by_sqlalchemy(url: str, submit: Callable[[Any], str], *, session: bool) -> str:
+def engine_of(url: str, **more: Any) -> sqlalchemy.Engine:
     if url.startswith("sqlite"):
-        engine = sqlalchemy.create_engine(url)
-    else:
-        engine = sqlalchemy.create_engine(
-            url.replace("postgresql://", "postgresql+psycopg://", 1).partition("?")[0],
-            connect_args={"options": "-csearch_path=" + url.rpartition("%3D")[2]},
-        )
+        return sqlalchemy.create_engine(url, **more)
+    return sqlalchemy.create_engine(
+        url.replace("postgresql://", "postgresql+psycopg://", 1).partition("?")[0],
+        connect_args={"options": "-csearch_path=" + url.rpartition("%3D")[2]},
+        **more,
+    )
+
+
+def by_sqlalchemy(url: str, submit: Callable[[Any], str], *, session: bool) -> str:
+    engine = engine_of(url)
     try:
         with Session(engine) if session else engine.connect() as opened:
             submit(opened)
@@ -198,6 +211,114 @@ def test_connection_outside_of_a_transaction_is_refused(contracts: Contracts, ur
         Outbox(connection, contracts=contracts).submit("mail.send", {"to": "a"})
 
     connection.close()
+
+
+@pytest.mark.parametrize("session", [False, True], ids=["connection", "session"])
+def test_sqlalchemy_s_connection_that_commits_each_statement_is_refused(
+    contracts: Contracts, url: str, session: bool
+):
+    engine = engine_of(url, isolation_level="AUTOCOMMIT")
+    with Session(engine) if session else engine.connect() as opened:
+        with pytest.raises(UsageError, match="not inside a transaction"):
+            Outbox(opened, contracts=contracts).submit("mail.send", {"to": "a"})
+        opened.commit()
+    engine.dispose()
+
+    assert waiting(url) == 0
+
+
+def test_sqlalchemy_s_way_of_beginning_sqlite_s_transactions_by_hand_is_taken(
+    contracts: Contracts, tmp_path: Path
+):
+    url = f"sqlite:///{tmp_path / 'app.db'}"
+    SqliteRows(str(tmp_path / "app.db")).create()
+    engine = engine_of(url)
+
+    @sqlalchemy.event.listens_for(engine, "connect")
+    def connects(made: Any, _: Any) -> None:
+        made.isolation_level = None
+
+    @sqlalchemy.event.listens_for(engine, "begin")
+    def begins(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    with engine.connect() as opened:
+        Outbox(opened, contracts=contracts).submit("mail.send", {"to": "a"})
+        opened.rollback()
+        Outbox(opened, contracts=contracts).submit("mail.send", {"to": "b"})
+        opened.commit()
+    engine.dispose()
+
+    assert waiting(url) == 1
+
+
+@pytest.mark.skipif(not hasattr(sqlite3.Connection, "autocommit"), reason="Python 3.12 brings it")
+def test_sqlite_s_own_autocommit_is_refused(contracts: Contracts, tmp_path: Path):
+    SqliteRows(str(tmp_path / "app.db")).create()
+    connection = sqlite3.connect(tmp_path / "app.db", autocommit=True)  # type: ignore[call-overload]
+
+    with pytest.raises(UsageError, match="not inside a transaction"):
+        Outbox(connection, contracts=contracts).submit("mail.send", {"to": "a"})
+
+    assert waiting(f"sqlite:///{tmp_path / 'app.db'}") == 0
+    connection.close()
+
+
+def test_coroutines_connection_is_refused_with_what_to_do(contracts: Contracts, database: str):
+    PostgresRows(database).create()
+
+    async def submitted() -> None:
+        async with await psycopg.AsyncConnection.connect(database) as connection:
+            Outbox(connection, contracts=contracts).submit("mail.send", {"to": "a"})
+
+    with pytest.raises(UsageError, match="AsyncConnection") as refused:
+        asyncio.run(submitted())
+
+    assert "asyncio.to_thread" in (refused.value.hint or "")
+    assert waiting(database) == 0
+
+
+def test_sqlalchemy_s_coroutines_write_by_run_sync(contracts: Contracts, database: str):
+    pytest.importorskip("greenlet")
+    from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+
+    PostgresRows(database).create()
+    made = engine_of(database)
+    connect = {"options": "-csearch_path=" + database.rpartition("%3D")[2]}
+
+    async def submitted() -> str:
+        engine = create_async_engine(made.url, connect_args=connect)
+        async with AsyncSession(engine) as session:
+            with pytest.raises(UsageError, match="AsyncSession") as refused:
+                Outbox(session, contracts=contracts)
+            await session.run_sync(
+                lambda each: Outbox(each, contracts=contracts).submit("mail.send", {"to": "a"})
+            )
+            await session.commit()
+        await engine.dispose()
+        return refused.value.hint or ""
+
+    assert "run_sync" in asyncio.run(submitted())
+    assert waiting(database) == 1
+
+
+def test_session_is_one_also_as_a_class_of_the_application_s_own(
+    contracts: Contracts, tmp_path: Path
+):
+    class Shop(Session):
+        pass
+
+    url = f"sqlite:///{tmp_path / 'app.db'}"
+    SqliteRows(str(tmp_path / "app.db")).create()
+    engine = engine_of(url)
+    with Shop(engine) as session:
+        box = Outbox(session, contracts=contracts)
+        for _ in range(2):
+            box.submit("mail.send", {"to": "a"})
+            session.commit()
+    engine.dispose()
+
+    assert waiting(url) == 2
 
 
 def test_other_connections_are_refused():
