@@ -1,10 +1,10 @@
-"""Where a relay finds rows: PostgreSQL or SQLite. Committed rows alone, in the order of commits.
+"""Where a relay finds rows: PostgreSQL or SQLite. Committed rows alone, by number.
 
 PostgreSQL, rule 1: a row is taken only when every transaction that began to write before the row's
-own has ended (`xid` below the snapshot's horizon). Whoever wrote later under the same lock has a
-higher number, so by number the rows of a key come as their transactions did, and no row of a slow
-transaction is passed by.
-Rule 2: a slot belongs to the relay that holds its advisory lock, which ends with its connection.
+own has ended (`xid` below the snapshot's horizon).
+Rule 2: no row of its slot is taken before one that is committed and has a lower number. So whoever
+submits after another's commit comes after it, whatever their transactions wrote first.
+Rule 3: a slot belongs to the relay that holds its advisory lock, which ends with its connection.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
@@ -24,6 +25,14 @@ LOCK_CLASS = 0x6F7574  # The first half of the advisory locks' names.
 COUNT_MAX = 100_000  # More rows than this are counted as this many.
 
 _FIELDS = ", ".join(Row._fields[:-1])
+
+# A transaction that has ended has an id below the snapshot's xmax: a row that is seen and has one
+# at or above it was not written under that id here: it came with a dump, from a cluster that had
+# counted further, and is final. It would wait until this cluster has counted so far too.
+_ENDED = (
+    "(xid < pg_snapshot_xmin(pg_current_snapshot())"
+    " OR xid >= pg_snapshot_xmax(pg_current_snapshot()))"
+)
 
 
 class Backlog(NamedTuple):
@@ -111,8 +120,7 @@ class PostgresRows:
         """Name the slots with rows that may be sent."""
         with self._connected() as connection:
             found = connection.execute(
-                "SELECT DISTINCT slot FROM processor_outbox"
-                " WHERE xid < pg_snapshot_xmin(pg_current_snapshot())"
+                f"SELECT DISTINCT slot FROM processor_outbox WHERE {_ENDED}"  # noqa: S608
             )
             return [row[0] for row in found]
 
@@ -128,17 +136,16 @@ class PostgresRows:
             connection.execute("SELECT pg_advisory_unlock(%s, %s)", [LOCK_CLASS, slot])
 
     def read(self, slot: int, count_max: int, held: Sequence[Row] = ()) -> list[Row]:
-        """Read what is below the horizon."""
+        """Read up to the first row whose transaction may have older ones beside it."""
         others, values = _others(held, "%s")
         with self._connected() as connection:
             found = connection.execute(
-                f"SELECT {_FIELDS}, to_char(created_at AT TIME ZONE 'UTC',"  # noqa: S608
+                f"SELECT {_ENDED}, {_FIELDS}, to_char(created_at AT TIME ZONE 'UTC',"  # noqa: S608
                 " 'YYYY-MM-DD\"T\"HH24:MI:SS.MSZ') FROM processor_outbox WHERE slot=%s"
-                f" AND xid < pg_snapshot_xmin(pg_current_snapshot()){others}"
-                " ORDER BY number LIMIT %s",
+                f"{others} ORDER BY number LIMIT %s",
                 [slot, *values, count_max],
             )
-            return [Row(*row) for row in found]
+            return [Row(*row) for ended, *row in takewhile(lambda each: each[0], found)]
 
     def delete(self, numbers: Sequence[int]) -> None:
         """Delete rows."""

@@ -382,6 +382,56 @@ def test_transactions_that_wait_for_one_lock_come_in_its_order(contracts: Contra
     rows.close()
 
 
+def test_older_transaction_that_waited_for_the_lock_does_not_pass_the_newer_one(
+    contracts: Contracts, database: str
+):
+    """A third one that stays open leaves the older transaction below the horizon, alone."""
+    rows = PostgresRows(database)
+    rows.create()
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("CREATE TABLE account (id int PRIMARY KEY, n int)")
+        connection.execute("INSERT INTO account VALUES (1, 0), (2, 0), (3, 0)")
+    with (
+        psycopg.connect(database) as older,
+        psycopg.connect(database) as third,
+        psycopg.connect(database) as newer,
+    ):
+        older.execute("UPDATE account SET n = 1 WHERE id = 2")
+        third.execute("UPDATE account SET n = 1 WHERE id = 3")
+        first = Outbox(newer, contracts=contracts).submit("mail.send", {"to": "a"}, key="k")
+        newer.commit()
+        second = Outbox(older, contracts=contracts).submit("mail.send", {"to": "b"}, key="k")
+        older.commit()
+        between = [row.id for slot in rows.slots() for row in rows.read(slot, 10)]
+        third.commit()
+    found = [row.id for slot in rows.slots() for row in rows.read(slot, 10)]
+
+    assert between == []
+    assert found == [first, second]
+    rows.close()
+
+
+def test_rows_of_a_dump_from_a_cluster_that_had_counted_further_are_sent(
+    contracts: Contracts, database: str
+):
+    rows = PostgresRows(database)
+    rows.create()
+    with psycopg.connect(database) as connection, psycopg.connect(database) as open_still:
+        restored = Outbox(connection, contracts=contracts).submit("mail.send", {"to": "a"}, key="k")
+        connection.execute("UPDATE processor_outbox SET xid = '900000000'")
+        connection.commit()
+        Outbox(open_still, contracts=contracts).submit("mail.send", {"to": "b"}, key="k")
+        late = Outbox(connection, contracts=contracts).submit("mail.send", {"to": "c"}, key="k")
+        connection.commit()
+        found = [row.id for slot in rows.slots() for row in rows.read(slot, 10)]
+        open_still.rollback()
+    after = [row.id for slot in rows.slots() for row in rows.read(slot, 10)]
+
+    assert found == [restored]
+    assert after == [restored, late]
+    rows.close()
+
+
 def test_slot_belongs_to_one_relay_until_its_connection_ends(database: str):
     one, two = PostgresRows(database), PostgresRows(database)
     one.create()
