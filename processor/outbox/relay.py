@@ -4,8 +4,8 @@ One turn takes a slot, sends its first rows, waits for every acknowledgement, de
 acknowledged, and gives the slot back. A relay that ends in between leaves rows that are sent
 again, with the same job ids: the ledger settles them as duplicates.
 
-An append is never given up by itself: what came after it must not land without it. What cannot be
-sent at all holds its own key back, is told again and again, and nobody else waits for it.
+What cannot be sent at all holds its own key back, is told again and again, and nobody else waits
+for it. Rows that were refused together are sent again one by one: so it is found which.
 """
 
 from __future__ import annotations
@@ -13,24 +13,22 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping
+from itertools import takewhile
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
-
-from processor.adapters.broker import Heard, fault_while_serving, kafka_error, made, produce
-from processor.adapters.kafka_settings import client_id, producer_settings
-from processor.contracts import headers
-from processor.errors import OutageError, UsageError
-from processor.model import Outgoing
+from processor.errors import BrokerUnavailable, OutageError
+from processor.outbox.appends import Appends, Refusal
 from processor.outbox.rows import Backlog, Rows
-from processor.outbox.table import Row
+from processor.outbox.table import Name, Row
 
 BATCH_ROWS_MAX = 500
 TURNS_MAX = 10  # Of one slot, before another relay may have it.
 AGAIN_SECONDS = 1.0
 BACKLOG_SECONDS = 5.0
+TOLD_SECONDS = 10.0  # Between two words about an outage that lasts.
 HELD_SECONDS = 10.0  # Before a key is tried again of which a row could not be sent.
-HELD_KEYS_MAX = 1000  # More are read, and passed by.
+HELD_KEYS_MAX = 1000  # At this many the topic of the next one waits whole.
+ALONE_ROWS_MAX = 10_000  # At this many it is forgotten which rows to send alone.
 STOP_SECONDS_MAX = 0.5  # A relay that waits hears so late that it is to stop.
 
 
@@ -48,20 +46,18 @@ class Relay:
         poll_seconds: float = 1.0,
     ) -> None:
         self._rows = rows
-        self._kafka = dict(kafka)
+        self._appends = Appends(kafka)
         self._logger = logger
         self._relayed = relayed
         self._backlog = backlog
         self._poll_seconds = poll_seconds
-        self._heard = Heard()
-        settings = producer_settings(kafka, client_id("relay"))
-        settings.setdefault("message.timeout.ms", 0)
-        settings["error_cb"] = self._heard
-        self._producer = made(Producer, settings)
         self._stopping = False
-        self._held: dict[tuple[str, str | int], tuple[float, Row]] = {}
+        self._held: dict[Name, float] = {}
+        self._alone: set[int] = set()  # The numbers of rows that were refused, maybe with others.
         self._backlog_at = 0.0
+        self._told_at = 0.0
         self.turned_at = time.monotonic()
+        self.waits_since: float | None = None  # For Kafka or the database, since when.
 
     def stop(self) -> None:
         """Ask `run` to end after the batch in progress. Safe in a signal handler."""
@@ -73,14 +69,17 @@ class Relay:
             try:
                 sent = self.turn()
                 self._tell_backlog()
+                self.waits_since = None
                 if not sent:
                     if once:
                         break
                     self._wait_for_rows()
             except OutageError as outage:
-                self._logger.warning("waiting for the outbox's database", why=outage.message)
+                away = "Kafka" if isinstance(outage, BrokerUnavailable) else "the outbox's database"
+                self._logger.warning(f"waiting for {away}", why=outage.message)
+                self._waits()
                 self._wait(AGAIN_SECONDS)
-        self._producer.flush(5.0)
+        self._appends.close()
         self._rows.close()
 
     def turn(self) -> int:
@@ -94,81 +93,87 @@ class Relay:
                 continue
             try:
                 for _ in range(TURNS_MAX):
-                    rows = self._rows.read(slot, BATCH_ROWS_MAX, self._held_rows())
-                    acknowledged = self._send(rows)
-                    if acknowledged:
-                        self._rows.delete([row.number for row in acknowledged])
-                    sent += len(acknowledged)
+                    rows = self._rows.read(slot, BATCH_ROWS_MAX, self._held_names())
+                    sent += self._send(rows)
                     if self._stopping or len(rows) < BATCH_ROWS_MAX:
                         break
             finally:
                 self._rows.give_back(slot)
         return sent
 
-    def _send(self, rows: list[Row]) -> list[Row]:
-        """Send rows in order and wait for the answers. Returns those that are on the log."""
-        acknowledged: list[Row] = []
-        answered: set[int] = set()
-        sent: list[Row] = []
+    def _send(self, rows: list[Row]) -> int:
+        """Send rows in order, and forget those that are on the log; give their number."""
+        left, count = rows, 0
+        while left and not self._stopping:
+            together = list(takewhile(lambda row: row.number not in self._alone, left)) or left[:1]
+            self._waits()
+            self._told_at = time.monotonic() + TOLD_SECONDS
+            acknowledged, refused = self._appends.append(together, self._goes_on)
+            if acknowledged:
+                self.waits_since = None
+                self._forget(acknowledged)
+                count += len(acknowledged)
+            elif not refused:
+                break
+            for refusal in refused:
+                self._refused(refusal, alone=len(together) == 1)
+            sent = {row.number for row in acknowledged}
+            left = [row for row in left if row.number not in sent and not self._holds(row)]
+        return count
 
-        def answering(row: Row) -> Callable[[KafkaError | None, Message], None]:
-            def answer(error: KafkaError | None, _: Message) -> None:
-                answered.add(row.number)
-                if error is None:
-                    acknowledged.append(row)
-                else:
-                    self._refused(row, error)
+    def _goes_on(self, unanswered: int) -> bool:
+        """Be seen alive while answers are waited for. False: wait no more."""
+        self.turned_at = time.monotonic()
+        self._appends.check()
+        self._tell_backlog()
+        if self.turned_at >= self._told_at:
+            self._told_at = self.turned_at + TOLD_SECONDS
+            why = self._appends.why()
+            self._logger.warning("waiting for Kafka", unanswered=unanswered, why=why)
+        return not self._stopping
 
-            return answer
-
-        for row in rows:
-            if _name(row) in self._held:
-                continue
-            try:
-                self._produce(row, answering(row))
-                sent.append(row)
-            except KafkaException as fault:
-                self._refused(row, kafka_error(fault))
-        told_at = time.monotonic() + 10.0
-        while len(answered) < len(sent) and not self._gives_up():
-            self._producer.poll(0.05)
-            self.turned_at = time.monotonic()
-            if self.turned_at >= told_at:
-                told_at += 10.0
-                self._logger.warning(
-                    "waiting for Kafka", unanswered=len(sent) - len(answered),
-                    why=self._heard.latest.str() if self._heard.latest else "no answer",
-                )  # fmt: skip
+    def _forget(self, acknowledged: list[Row]) -> None:
+        numbers = [row.number for row in acknowledged]
+        self._rows.delete(numbers)
+        self._alone.difference_update(numbers)
         for topic in {row.aggregatetype for row in acknowledged}:
             self._relayed(topic, sum(row.aggregatetype == topic for row in acknowledged))
-        return acknowledged
 
-    def _gives_up(self) -> bool:
-        if self._heard.refusal is not None:
-            raise fault_while_serving(self._heard.refusal, self._kafka, "relay")
-        return self._stopping
+    def _refused(self, refusal: Refusal, *, alone: bool) -> None:
+        """Hold back the key of a row that was refused; with others, find out first which it was."""
+        row = refusal.row
+        full = len(self._held) >= HELD_KEYS_MAX
+        until = time.monotonic() + HELD_SECONDS
+        if refusal.of_topic or (alone and full):
+            if (row.aggregatetype, None) not in self._held:
+                self._logger.error(
+                    "topic takes no rows of the outbox; they wait", topic=row.aggregatetype,
+                    why=refusal.why if refusal.of_topic else f"{HELD_KEYS_MAX} keys wait already",
+                )  # fmt: skip
+            self._held[row.aggregatetype, None] = until
+        elif alone:
+            self._held[row.name] = until
+            self._logger.error(
+                "row of the outbox cannot be sent; its key waits", number=row.number,
+                job_id=row.id, topic=row.aggregatetype, why=refusal.why,
+            )  # fmt: skip
+        else:
+            if len(self._alone) >= ALONE_ROWS_MAX:
+                self._alone.clear()
+            self._alone.add(row.number)
 
-    def _produce(self, row: Row, answer: Callable[[KafkaError | None, Message], None]) -> None:
-        while True:
-            try:
-                produce(self._producer, outgoing_of(row), answer)
-                return
-            except BufferError:
-                self._producer.poll(0.05)
+    def _holds(self, row: Row) -> bool:
+        return row.name in self._held or (row.aggregatetype, None) in self._held
 
-    def _held_rows(self) -> list[Row]:
-        """The rows that could not be sent a moment ago: their keys are left out until then."""
+    def _held_names(self) -> list[Name]:
+        """Whose rows could not be sent a moment ago: they are left out until then."""
         now = time.monotonic()
-        for name in [name for name, (until, _) in self._held.items() if until <= now]:
-            del self._held[name]
-        return [row for _, row in self._held.values()][:HELD_KEYS_MAX]
+        self._held = {name: until for name, until in self._held.items() if until > now}
+        return list(self._held)
 
-    def _refused(self, row: Row, error: KafkaError) -> None:
-        self._held[_name(row)] = (time.monotonic() + HELD_SECONDS, row)
-        self._logger.error(
-            "row of the outbox cannot be sent; its key waits", number=row.number, job_id=row.id,
-            topic=row.aggregatetype, why=error.str(),
-        )  # fmt: skip
+    def _waits(self) -> None:
+        if self.waits_since is None:
+            self.waits_since = time.monotonic()
 
     def _tell_backlog(self) -> None:
         now = time.monotonic()
@@ -186,28 +191,5 @@ class Relay:
     def _wait(self, seconds: float) -> None:
         until = time.monotonic() + seconds
         while not self._stopping and time.monotonic() < until:
-            self._producer.poll(0.1)
+            time.sleep(0.1)
             self.turned_at = time.monotonic()
-
-
-def _name(row: Row) -> tuple[str, str | int]:
-    """What is held back with a row: its key; one without a key is alone."""
-    return row.aggregatetype, row.number if row.aggregateid is None else row.aggregateid
-
-
-def outgoing_of(row: Row) -> Outgoing:
-    """The record that a row stands for: the same at every try."""
-    if row.payload is None and row.claim is None:
-        raise UsageError(f"row {row.number} of the outbox has neither payload nor claim")
-    written = headers.write_job(
-        job_id=row.id,
-        job_type=row.type,
-        source=row.source,
-        time=row.created_at,
-        idempotency_key=row.idempotency_key,
-        not_before_ms=row.not_before,
-        deadline_ms=row.deadline,
-        claim=row.claim,
-    )
-    key = None if row.aggregateid is None else row.aggregateid.encode()
-    return Outgoing(row.aggregatetype, None, key, row.payload, written)

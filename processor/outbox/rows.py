@@ -19,10 +19,13 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
 from processor.errors import SinkUnavailable, UsageError
-from processor.outbox.table import CHANNEL, POSTGRES, SQLITE, Row
+from processor.outbox.table import CHANNEL, POSTGRES, SQLITE, Name, Row
 
 LOCK_CLASS = 0x6F7574  # The first half of the advisory locks' names.
 COUNT_MAX = 100_000  # More rows than this are counted as this many.
+# A relay that was stopped holds its slots until the server ends its session. A relay that runs asks
+# for the backlog while it waits for Kafka, and for rows at least once a minute.
+IDLE_SECONDS_MAX = 90.0
 
 _FIELDS = ", ".join(Row._fields[:-1])
 
@@ -61,10 +64,10 @@ class Rows(Protocol):
         """Own it no more."""
         ...
 
-    def read(self, slot: int, count_max: int, held: Sequence[Row] = ()) -> list[Row]:
+    def read(self, slot: int, count_max: int, held: Sequence[Name] = ()) -> list[Row]:
         """The first rows of a slot, in the order in which they are to be sent.
 
-        Without those of the keys of `held`, which cannot be sent now: they may be many.
+        Without those of what `held` names, which cannot be sent now: they may be many.
         """
         ...
 
@@ -100,10 +103,11 @@ def open_rows(url: str) -> Rows:
 class PostgresRows:
     """An outbox in PostgreSQL (port: `Rows`). One connection, made again when it breaks."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, idle_seconds_max: float = IDLE_SECONDS_MAX) -> None:
         from processor.sinks.postgres import conninfo
 
         self._conninfo = conninfo(url)
+        self._idle_seconds_max = idle_seconds_max
         self._made: Any = None
 
     @property
@@ -135,7 +139,7 @@ class PostgresRows:
         with self._connected() as connection:
             connection.execute("SELECT pg_advisory_unlock(%s, %s)", [LOCK_CLASS, slot])
 
-    def read(self, slot: int, count_max: int, held: Sequence[Row] = ()) -> list[Row]:
+    def read(self, slot: int, count_max: int, held: Sequence[Name] = ()) -> list[Row]:
         """Read up to the first row whose transaction may have older ones beside it."""
         others, values = _others(held, "%s")
         with self._connected() as connection:
@@ -187,7 +191,8 @@ class PostgresRows:
         try:
             if self._made is None:
                 self._made = connect(self._conninfo, idle_seconds_max=0)
-                self._made.execute(f"LISTEN {CHANNEL}")
+                idle_ms = int(self._idle_seconds_max * 1000)
+                self._made.execute(f"SET idle_session_timeout = {idle_ms}; LISTEN {CHANNEL}")
             yield self._made
         except psycopg.errors.UndefinedTable:
             raise _no_table() from None
@@ -234,7 +239,7 @@ class SqliteRows:
     def give_back(self, slot: int) -> None:
         """The lock is kept."""
 
-    def read(self, slot: int, count_max: int, held: Sequence[Row] = ()) -> list[Row]:
+    def read(self, slot: int, count_max: int, held: Sequence[Name] = ()) -> list[Row]:
         """Read the first rows."""
         others, values = _others(held, "?")
         with self._faults():
@@ -288,22 +293,22 @@ class SqliteRows:
             raise SinkUnavailable(f"the outbox {self._path} does not answer: {fault}") from fault
 
 
-def _others(held: Sequence[Row], place: str) -> tuple[str, list[Any]]:
-    """Make the condition that leaves the keys of these rows out, and its values."""
-    keys = [row for row in held if row.aggregateid is not None]
-    lone = [row.number for row in held if row.aggregateid is None]
+def _others(held: Sequence[Name], place: str) -> tuple[str, list[Any]]:
+    """Make the condition that leaves these out, and its values."""
+    topics = [topic for topic, name in held if name is None]
+    keys = [(topic, name) for topic, name in held if isinstance(name, str)]
+    lone = [name for _, name in held if isinstance(name, int)]
     condition = ""
-    values: list[Any] = []
+    if topics:
+        condition += f" AND aggregatetype NOT IN ({', '.join([place] * len(topics))})"
     if keys:
         pairs = ", ".join([f"({place}, {place})"] * len(keys))
         condition += (
             f" AND (aggregateid IS NULL OR (aggregatetype, aggregateid) NOT IN (VALUES {pairs}))"
         )
-        values += [value for row in keys for value in (row.aggregatetype, row.aggregateid)]
     if lone:
         condition += f" AND number NOT IN ({', '.join([place] * len(lone))})"
-        values += lone
-    return condition, values
+    return condition, [*topics, *(value for pair in keys for value in pair), *lone]
 
 
 def _no_table() -> UsageError:

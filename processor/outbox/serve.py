@@ -17,6 +17,7 @@ from processor.settings import Settings
 from processor.stopping import end_in_time
 
 LOOP_SECONDS_MAX = 60.0
+READY_SECONDS_MAX = 30.0  # Without an acknowledgement while rows are sent, or without a database.
 
 
 def serve(
@@ -62,5 +63,9 @@ def serve(
 
 
 def _health(relay: Relay) -> Health:
-    idle = time.monotonic() - relay.turned_at
-    return Health((Check("loop", idle < LOOP_SECONDS_MAX, f"turned {idle:.1f} s ago"),))
+    now, since = time.monotonic(), relay.waits_since
+    idle = now - relay.turned_at
+    return Health(
+        (Check("loop", idle < LOOP_SECONDS_MAX, f"turned {idle:.1f} s ago"),),
+        ready=since is None or now - since < READY_SECONDS_MAX,
+    )

@@ -65,6 +65,10 @@ WRITTEN = (
 )  # fmt: skip
 
 
+# What is held back: a key of a topic, a row without a key (by its number), or a topic (None).
+Name = tuple[str, str | int | None]
+
+
 class Row(NamedTuple):
     """One job that waits in the outbox. Times are milliseconds since the epoch."""
 
@@ -80,6 +84,11 @@ class Row(NamedTuple):
     claim: bytes | None
     source: str
     created_at: str  # ISO 8601.
+
+    @property
+    def name(self) -> Name:
+        """What is held back with it: its key; one without a key is alone."""
+        return self.aggregatetype, self.number if self.aggregateid is None else self.aggregateid
 
 
 def slot_of(topic: str, key: str | None, job_id: str) -> int:

@@ -11,21 +11,26 @@ import time
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 import sqlalchemy
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 from sqlalchemy.orm import Session
 
 from processor.contracts import headers
-from processor.errors import ContractError, SinkUnavailable, UsageError
-from processor.model import Record
+from processor.engine.telemetry import Health
+from processor.errors import BrokerUnavailable, ContractError, SinkUnavailable, UsageError
+from processor.model import Position, Record
 from processor.outbox import Outbox
+from processor.outbox.appends import Appends
 from processor.outbox.relay import Relay
-from processor.outbox.rows import PostgresRows, SqliteRows, open_rows
+from processor.outbox.rows import Backlog, PostgresRows, SqliteRows, open_rows
+from processor.outbox.serve import _health
 from processor.outbox.table import slot_of
 from processor.outbox.write import Contracts
 from tests.acceptance.project import Project, eventually
@@ -78,6 +83,41 @@ def waiting(url: str) -> int:
         return rows.backlog().rows
     finally:
         rows.close()
+
+
+def enlarge_last(connection: Any, url: str, size: int) -> None:
+    """Give the row that was written last a payload that no codec makes smaller."""
+    mark = "?" if url.startswith("sqlite") else "%s"
+    connection.execute(
+        f"UPDATE processor_outbox SET payload={mark} WHERE number="
+        "(SELECT max(number) FROM processor_outbox)", [random.randbytes(size)],
+    )  # fmt: skip
+
+
+def limit_topic(project: Project, topic: str, message_bytes_max: int) -> None:
+    admin = AdminClient(dict(project.settings().kafka))
+    entry = ConfigEntry(
+        "max.message.bytes", str(message_bytes_max), incremental_operation=AlterConfigOpType.SET
+    )
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
+    admin.incremental_alter_configs([resource])[resource].result(20)
+
+    def told() -> str:
+        return admin.describe_configs([resource])[resource].result(20)["max.message.bytes"].value
+
+    eventually(lambda: told() == str(message_bytes_max))
+
+
+def end_client(appends: Appends, project: Project) -> None:
+    """Let the client come upon a fault after which it takes nothing any more."""
+    client = appends._client
+    assert client is not None
+    other = project.add_topic("other", ["mail.other"])
+    project.add_schema("mail.other", [])
+    project.provision()
+    client.produce(other, random.randbytes(2_000_000))
+    with suppress(KafkaException):
+        client.flush(20)
 
 
 def on_topic(project: Project, topic: str) -> list[Record]:
@@ -542,6 +582,202 @@ def test_row_that_kafka_does_not_take_holds_its_own_key_back_and_no_other(
     rows = open_rows(url)
     assert rows.backlog().rows == 6
     rows.close()
+
+
+def test_row_that_the_broker_refuses_is_passed_by_no_other_of_its_key(
+    project: Project, topic: str, contracts: Contracts, url: str
+):
+    """It is larger than its topic takes, and not larger than the client does."""
+    connection = connected(url)
+    box = Outbox(connection, contracts=contracts)
+    before = [box.submit("mail.send", {"to": "a"}, key="bad") for _ in range(3)]
+    box.submit("mail.send", {"to": "b"}, key="bad")
+    enlarge_last(connection, url, 1_500_000)
+    for _ in range(20):
+        box.submit("mail.send", {"to": "c"}, key="bad")
+    others = [box.submit("mail.send", {"to": "d"}, key=f"k{n % 7}") for n in range(100)]
+    connection.commit()
+    connection.close()
+    logger = Telling()
+
+    Relay(open_rows(url), project.settings().kafka, logger=logger).run(once=True)
+
+    records = on_topic(project, topic)
+    assert [each.key for each in records].count(b"bad") == len(before)
+    assert set(ids(records)) == {*before, *others}
+    assert waiting(url) == 21
+    assert len(logger.told("row of the outbox cannot be sent; its key waits")) == 1
+
+
+def test_rows_that_share_the_request_of_a_refused_one_are_sent(
+    project: Project, topic: str, contracts: Contracts, url: str
+):
+    limit_topic(project, topic, 20_000)
+    connection = connected(url)
+    box = Outbox(connection, contracts=contracts)
+    kept = [box.submit("mail.send", {"to": "a"}, key="good") for _ in range(5)]
+    box.submit("mail.send", {"to": "b"}, key="bad")
+    enlarge_last(connection, url, 100_000)
+    kept += [box.submit("mail.send", {"to": "c"}, key="good") for _ in range(30)]
+    connection.commit()
+    connection.close()
+
+    relayed(project, url)
+
+    assert list(dict.fromkeys(ids(on_topic(project, topic)))) == kept
+    assert waiting(url) == 1
+
+
+def test_row_that_stands_for_no_record_holds_its_own_key_back_and_no_other(
+    project: Project, topic: str, contracts: Contracts, url: str
+):
+    connection = connected(url)
+    box = Outbox(connection, contracts=contracts)
+    box.submit("mail.send", {"to": "a"}, key="bad")
+    connection.execute("UPDATE processor_outbox SET payload=NULL")
+    box.submit("mail.send", {"to": "b"}, key="bad")
+    kept = box.submit("mail.send", {"to": "c"}, key="good")
+    connection.commit()
+    connection.close()
+    logger = Telling()
+
+    Relay(open_rows(url), project.settings().kafka, logger=logger).run(once=True)
+
+    assert ids(on_topic(project, topic)) == [kept]
+    (told,) = logger.told("row of the outbox cannot be sent; its key waits")
+    assert "neither payload nor claim" in told["why"]
+    assert waiting(url) == 2
+
+
+def test_topic_that_takes_nothing_waits_whole_and_no_other_does(
+    project: Project,
+    topic: str,
+    contracts: Contracts,
+    url: str,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("processor.outbox.relay.BATCH_ROWS_MAX", 5)
+    monkeypatch.setattr("processor.outbox.write.slot_of", lambda *_: 1)
+    connection = connected(url)
+    box = Outbox(connection, contracts=contracts)
+    for n in range(20):
+        box.submit("mail.send", {"to": "a"}, key=str(n))
+    connection.execute(f"UPDATE processor_outbox SET aggregatetype='{project.name}.none'")
+    kept = box.submit("mail.send", {"to": "b"}, key="good")
+    connection.commit()
+    connection.close()
+    logger = Telling()
+
+    Relay(
+        open_rows(url),
+        {**project.settings().kafka, "topic.metadata.propagation.max.ms": 0},
+        logger=logger,
+    ).run(once=True)
+
+    assert ids(on_topic(project, topic)) == [kept]
+    assert len(logger.told("topic takes no rows of the outbox; they wait")) == 1
+    assert waiting(url) == 20
+
+
+def test_topic_with_too_many_held_keys_waits_whole(
+    project: Project,
+    topic: str,
+    contracts: Contracts,
+    url: str,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("processor.outbox.relay.HELD_KEYS_MAX", 2)
+    connection = connected(url)
+    box = Outbox(connection, contracts=contracts)
+    for n in range(5):
+        box.submit("mail.send", {"to": "a"}, key=str(n))
+    connection.execute("UPDATE processor_outbox SET payload=NULL")
+    connection.commit()
+    connection.close()
+    logger = Telling()
+
+    Relay(open_rows(url), project.settings().kafka, logger=logger).run(once=True)
+
+    assert len(logger.told("row of the outbox cannot be sent; its key waits")) == 2
+    assert len(logger.told("topic takes no rows of the outbox; they wait")) == 1
+    assert waiting(url) == 5
+
+
+def test_backlog_is_told_and_the_relay_not_ready_while_kafka_is_away(
+    project: Project,
+    topic: str,
+    contracts: Contracts,
+    url: str,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("processor.outbox.relay.BACKLOG_SECONDS", 0.0)
+    monkeypatch.setattr("processor.outbox.serve.READY_SECONDS_MAX", 0.0)
+    away = {**project.settings().kafka, "bootstrap.servers": "127.0.0.1:1"}
+    connection = connected(url)
+    Outbox(connection, contracts=contracts).submit("mail.send", {"to": "a"})
+    connection.commit()
+    connection.close()
+    told: list[tuple[Backlog, Health]] = []
+
+    def tell(backlog: Backlog) -> None:
+        told.append((backlog, _health(relay)))
+        if len(told) == 3:
+            relay.stop()
+
+    relay = Relay(open_rows(url), away, logger=Telling(), backlog=tell)
+    before = _health(relay)
+    relay.run()
+    del told[3:]  # What it tells after it was stopped.
+
+    assert before.ready
+    assert [backlog.rows for backlog, _ in told] == [1, 1, 1]
+    assert [health.ready for _, health in told] == [False] * 3
+    assert all(health.ok for _, health in told)
+    assert told[2][0].oldest_seconds > told[0][0].oldest_seconds
+
+
+def test_client_that_has_ended_for_good_is_made_again(
+    project: Project,
+    topic: str,
+    contracts: Contracts,
+    url: str,
+):
+    connection = connected(url)
+    box = Outbox(connection, contracts=contracts)
+    kept = [box.submit("mail.send", {"to": "a"}, key="k") for _ in range(5)]
+    connection.commit()
+    connection.close()
+    logger = Telling()
+    relay = Relay(open_rows(url), project.settings().kafka, logger=logger)
+    end_client(relay._appends, project)
+
+    with pytest.raises(BrokerUnavailable):
+        relay.turn()
+    since = relay.waits_since
+    relay.run(once=True)
+
+    assert since is not None
+    assert relay.waits_since is None
+    assert ids(on_topic(project, topic)) == kept
+    assert logger.told("row of the outbox cannot be sent; its key waits") == []
+
+
+def test_slots_of_a_relay_that_was_stopped_are_another_s_after_a_while(
+    contracts: Contracts, database: str
+):
+    stopped = PostgresRows(database, idle_seconds_max=0.5)
+    other = PostgresRows(database)
+    stopped.create()
+
+    taken = stopped.take(3), other.take(3)
+    eventually(lambda: other.take(3))
+    with pytest.raises(SinkUnavailable):
+        stopped.delete([1])
+
+    assert taken == (True, False)
+    assert stopped.take(4)
+    stopped.close()
+    other.close()
 
 
 def test_rows_come_soon_after_their_commit_and_are_measured(
