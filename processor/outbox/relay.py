@@ -16,8 +16,10 @@ from collections.abc import Callable, Mapping
 from itertools import takewhile
 from typing import Any
 
-from processor.errors import BrokerUnavailable, OutageError
-from processor.outbox.appends import Appends, Refusal
+from processor.adapters.appends import Appends
+from processor.contracts import headers
+from processor.errors import BrokerUnavailable, OutageError, UsageError
+from processor.model import Outgoing
 from processor.outbox.rows import Backlog, Rows
 from processor.outbox.table import Name, Row
 
@@ -46,7 +48,7 @@ class Relay:
         poll_seconds: float = 1.0,
     ) -> None:
         self._rows = rows
-        self._appends = Appends(kafka)
+        self._appends = Appends(kafka, "relay")
         self._logger = logger
         self._relayed = relayed
         self._backlog = backlog
@@ -103,23 +105,43 @@ class Relay:
 
     def _send(self, rows: list[Row]) -> int:
         """Send rows in order, and forget those that are on the log; give their number."""
-        left, count = rows, 0
+        left, count = self._records(rows), 0
         while left and not self._stopping:
-            together = list(takewhile(lambda row: row.number not in self._alone, left)) or left[:1]
+            together = list(takewhile(lambda each: each[0].number not in self._alone, left))
+            together = together or left[:1]
             self._waits()
             self._told_at = time.monotonic() + TOLD_SECONDS
-            acknowledged, refused = self._appends.append(together, self._goes_on)
-            if acknowledged:
+            answers = self._appends.append([record for _, record in together], self._goes_on)
+            if answers.acknowledged:
                 self.waits_since = None
-                self._forget(acknowledged)
-                count += len(acknowledged)
-            elif not refused:
+                self._forget([together[at][0] for at in sorted(answers.acknowledged)])
+                count += len(answers.acknowledged)
+            elif not answers.refused:
                 break
-            for refusal in refused:
-                self._refused(refusal, alone=len(together) == 1)
-            sent = {row.number for row in acknowledged}
-            left = [row for row in left if row.number not in sent and not self._holds(row)]
+            for at, error, of_topic in answers.refused:
+                row = together[at][0]
+                if of_topic:
+                    self._hold_topic(row, error.str())
+                elif len(together) == 1:
+                    self._hold(row, error.str())
+                else:
+                    self._send_alone(row)
+            sent = {together[at][0].number for at in answers.acknowledged}
+            left = [
+                each for each in left if each[0].number not in sent and not self._holds(each[0])
+            ]
         return count
+
+    def _records(self, rows: list[Row]) -> list[tuple[Row, Outgoing]]:
+        """Make the records of rows; one that stands for none is refused."""
+        found = []
+        for row in rows:
+            if not self._holds(row):
+                try:
+                    found.append((row, outgoing_of(row)))
+                except UsageError as fault:
+                    self._hold(row, fault.message)
+        return found
 
     def _goes_on(self, unanswered: int) -> bool:
         """Be seen alive while answers are waited for. False: wait no more."""
@@ -139,28 +161,29 @@ class Relay:
         for topic in {row.aggregatetype for row in acknowledged}:
             self._relayed(topic, sum(row.aggregatetype == topic for row in acknowledged))
 
-    def _refused(self, refusal: Refusal, *, alone: bool) -> None:
-        """Hold back the key of a row that was refused; with others, find out first which it was."""
-        row = refusal.row
-        full = len(self._held) >= HELD_KEYS_MAX
-        until = time.monotonic() + HELD_SECONDS
-        if refusal.of_topic or (alone and full):
-            if (row.aggregatetype, None) not in self._held:
-                self._logger.error(
-                    "topic takes no rows of the outbox; they wait", topic=row.aggregatetype,
-                    why=refusal.why if refusal.of_topic else f"{HELD_KEYS_MAX} keys wait already",
-                )  # fmt: skip
-            self._held[row.aggregatetype, None] = until
-        elif alone:
-            self._held[row.name] = until
+    def _hold(self, row: Row, why: str) -> None:
+        """Hold back the key of a row that cannot be sent."""
+        if len(self._held) >= HELD_KEYS_MAX:
+            self._hold_topic(row, f"{HELD_KEYS_MAX} keys wait already; {why}")
+            return
+        self._held[row.name] = time.monotonic() + HELD_SECONDS
+        self._logger.error(
+            "row of the outbox cannot be sent; its key waits", number=row.number, job_id=row.id,
+            topic=row.aggregatetype, why=why,
+        )  # fmt: skip
+
+    def _hold_topic(self, row: Row, why: str) -> None:
+        if (row.aggregatetype, None) not in self._held:
+            self._held[row.aggregatetype, None] = time.monotonic() + HELD_SECONDS
             self._logger.error(
-                "row of the outbox cannot be sent; its key waits", number=row.number,
-                job_id=row.id, topic=row.aggregatetype, why=refusal.why,
-            )  # fmt: skip
-        else:
-            if len(self._alone) >= ALONE_ROWS_MAX:
-                self._alone.clear()
-            self._alone.add(row.number)
+                "topic takes no rows of the outbox; they wait", topic=row.aggregatetype, why=why
+            )
+
+    def _send_alone(self, row: Row) -> None:
+        """Remember to do so: it was refused with others, and one of them may be why."""
+        if len(self._alone) >= ALONE_ROWS_MAX:
+            self._alone.clear()
+        self._alone.add(row.number)
 
     def _holds(self, row: Row) -> bool:
         return row.name in self._held or (row.aggregatetype, None) in self._held
@@ -193,3 +216,21 @@ class Relay:
         while not self._stopping and time.monotonic() < until:
             time.sleep(0.1)
             self.turned_at = time.monotonic()
+
+
+def outgoing_of(row: Row) -> Outgoing:
+    """The record that a row stands for: the same at every try. UsageError: it stands for none."""
+    if row.payload is None and row.claim is None:
+        raise UsageError(f"row {row.number} of the outbox has neither payload nor claim")
+    written = headers.write_job(
+        job_id=row.id,
+        job_type=row.type,
+        source=row.source,
+        time=row.created_at,
+        idempotency_key=row.idempotency_key,
+        not_before_ms=row.not_before,
+        deadline_ms=row.deadline,
+        claim=row.claim,
+    )
+    key = None if row.aggregateid is None else row.aggregateid.encode()
+    return Outgoing(row.aggregatetype, None, key, row.payload, written)

@@ -15,16 +15,16 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaError
 
-from processor.adapters.broker import Heard, fault_while_serving, kafka_error, made, produce
-from processor.adapters.kafka_settings import client_id, producer_settings
+from processor.adapters.appends import Appends
+from processor.adapters.broker import fault_while_serving
 from processor.adapters.registry import Registry
 from processor.contracts import headers
 from processor.contracts.avro import Encoder, subject_for
 from processor.contracts.builtin import schema_directories
 from processor.contracts.schemas import SchemaSet
-from processor.errors import PermanentError, SinkUnavailable
+from processor.errors import BrokerUnavailable, PermanentError, SinkUnavailable
 from processor.model import Effect, Outgoing
 from processor.settings import Settings, load_settings
 
@@ -47,40 +47,48 @@ class KafkaSink:
         self._schema = schema
         self._settings = settings
         self._making = threading.Lock()
-        self._made: tuple[Producer, Encoder, Mapping[str, Any]] | None = None
-        self._heard = Heard()
+        self._made: tuple[Appends, Encoder, Mapping[str, Any]] | None = None
+        self._writing = threading.Lock()
 
     def write(self, effects: Sequence[Effect]) -> list[str]:
         """Append each result and wait for the brokers. Gives the ids, one for each effect.
 
         SinkUnavailable: some may be on the topic, and writing all again is safe. PermanentError: a
-        result does not fit its schema, or its topic; nothing of it is there.
+        result does not fit its schema, or its topic; no result behind it is there.
         """
-        producer, encoder, kafka = self._way()
-        records = [each for effect in effects for each in self._records(effect, encoder)]
-        errors: list[KafkaError | None] = []
-
-        def answered(error: KafkaError | None, _: Message) -> None:
-            errors.append(error)
-
-        for record in records:
-            self._produce(producer, record, answered)
         until = time.monotonic() + ANSWER_SECONDS
-        while len(errors) < len(records) and time.monotonic() < until:
-            producer.poll(0.02)
-        for error in errors:
-            if error is not None and error.code() in _REFUSED:
-                raise PermanentError(f"topic `{self._topic}` refuses the result: {error.str()}")
-            if error is not None:
-                fault = fault_while_serving(error, kafka, f"results to `{self._topic}`")
-                raise SinkUnavailable(fault.message, hint=fault.hint)
-        if len(errors) < len(records):
-            why = self._heard.latest.str() if self._heard.latest is not None else "no answer"
-            raise SinkUnavailable(
-                f"Kafka did not acknowledge a result for `{self._topic}` within "
-                f"{ANSWER_SECONDS:.0f} s: {why}"
-            )
+        appends, encoder, kafka = self._way()
+        left = [each for effect in effects for each in self._records(effect, encoder)]
+        # One at a time: what was refused was this job's own, and not another's in one request.
+        if not self._writing.acquire(timeout=ANSWER_SECONDS):
+            raise SinkUnavailable(f"results to `{self._topic}` wait for earlier ones")
+        try:
+            alone = False
+            while left:
+                together = left[:1] if alone else left
+                answers = appends.append(together, lambda _: time.monotonic() < until)
+                if answers.refused:
+                    self._check(answers.refused[0].error, kafka, alone=len(together) == 1)
+                    alone = True
+                elif len(answers.acknowledged) < len(together) and time.monotonic() >= until:
+                    raise SinkUnavailable(
+                        f"Kafka did not acknowledge a result for `{self._topic}` within "
+                        f"{ANSWER_SECONDS:.0f} s: {appends.why()}"
+                    )
+                left = [each for at, each in enumerate(left) if at not in answers.acknowledged]
+        except BrokerUnavailable as fault:
+            raise SinkUnavailable(fault.message, hint=fault.hint) from fault
+        finally:
+            self._writing.release()
         return [_id_of(effect) for effect in effects]
+
+    def _check(self, error: KafkaError, kafka: Mapping[str, Any], *, alone: bool) -> None:
+        """Raise what a refusal means. Of several records the next try tells which it is."""
+        if error.code() not in _REFUSED:
+            fault = fault_while_serving(error, kafka, f"results to `{self._topic}`")
+            raise SinkUnavailable(fault.message, hint=fault.hint)
+        if alone:
+            raise PermanentError(f"topic `{self._topic}` refuses the result: {error.str()}")
 
     def _records(self, effect: Effect, encoder: Encoder) -> list[Outgoing]:
         many = isinstance(effect.result, list)
@@ -111,34 +119,15 @@ class KafkaSink:
             )
         return row
 
-    def _produce(self, producer: Producer, record: Outgoing, answered: Any) -> None:
-        while True:
-            try:
-                produce(producer, record, answered)
-                return
-            except BufferError:
-                producer.poll(0.05)
-            except KafkaException as fault:
-                error = kafka_error(fault)
-                if error.code() in _REFUSED:
-                    raise PermanentError(
-                        f"topic `{self._topic}` refuses the result: {error.str()}"
-                    ) from None
-                raise SinkUnavailable(f"results to `{self._topic}`: {error.str()}") from fault
-
-    def _way(self) -> tuple[Producer, Encoder, Mapping[str, Any]]:
+    def _way(self) -> tuple[Appends, Encoder, Mapping[str, Any]]:
         with self._making:
             if self._made is None:
                 settings = load_settings() if self._settings is None else self._settings
                 schema = SchemaSet.load(schema_directories(settings)).get(self._schema)
                 subject = subject_for(self._topic, self._schema)
                 schema_id = Registry(settings.registry).id_of(subject, schema.text)
-                mine = producer_settings(settings.kafka, client_id("sink"))
-                # Never given up: what came after it must not land without it.
-                mine.setdefault("message.timeout.ms", 0)
-                mine["error_cb"] = self._heard
-                producer = made(Producer, mine)
-                self._made = (producer, Encoder(schema, schema_id), settings.kafka)
+                appends = Appends(settings.kafka, "sink")
+                self._made = (appends, Encoder(schema, schema_id), settings.kafka)
             return self._made
 
     def check(self) -> None:

@@ -22,12 +22,12 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 from sqlalchemy.orm import Session
 
+from processor.adapters.appends import Appends
 from processor.contracts import headers
 from processor.engine.telemetry import Health
 from processor.errors import BrokerUnavailable, ContractError, SinkUnavailable, UsageError
 from processor.model import Position, Record
 from processor.outbox import Outbox
-from processor.outbox.appends import Appends
 from processor.outbox.relay import Relay
 from processor.outbox.rows import Backlog, PostgresRows, SqliteRows, open_rows
 from processor.outbox.serve import _health
@@ -760,6 +760,38 @@ def test_client_that_has_ended_for_good_is_made_again(
     assert relay.waits_since is None
     assert ids(on_topic(project, topic)) == kept
     assert logger.told("row of the outbox cannot be sent; its key waits") == []
+
+
+def test_connection_that_is_lost_while_rows_are_under_way_loses_and_mixes_none(
+    project: Project,
+    topic: str,
+    contracts: Contracts,
+    database: str,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("processor.outbox.relay.BACKLOG_SECONDS", 0.0)
+    rows = PostgresRows(database)
+    rows.create()
+    with psycopg.connect(database) as connection:
+        box = Outbox(connection, contracts=contracts)
+        kept = [box.submit("mail.send", {"to": "a"}, key="k") for _ in range(100)]
+    logger = Telling()
+    ended: list[int] = []
+    ask = rows.backlog
+
+    def end_session_and_ask() -> Backlog:
+        if not ended and rows.pid is not None:
+            ended.append(rows.pid)
+            with psycopg.connect(database, autocommit=True) as connection:
+                connection.execute("SELECT pg_terminate_backend(%s)", ended)
+        return ask()
+
+    rows.backlog = end_session_and_ask  # type: ignore[method-assign]
+    Relay(rows, project.settings().kafka, logger=logger).run(once=True)
+
+    assert logger.told("waiting for the outbox's database")
+    assert list(dict.fromkeys(ids(on_topic(project, topic)))) == kept
+    assert waiting(database) == 0
 
 
 def test_slots_of_a_relay_that_was_stopped_are_another_s_after_a_while(

@@ -1,13 +1,13 @@
-"""Append rows to Kafka so that nothing lands behind a row that was refused.
+"""Append records to Kafka so that nothing lands behind one that was refused.
 
-Rule 1: a broker has one request at a time, and a client of which one row was refused sends no more
+Rule 1: a broker has one request at a time, and a client that was refused a record sends no more
 (`enable.gapless.guarantee`). With several requests under way those behind the refused one land:
 a broker takes any sequence number of a producer that it does not know yet.
 Rule 2: so after anything but acknowledgements the client is given up, and a new one goes on.
 Rule 3: an append is never given up by itself (no `message.timeout.ms`): the next one would land.
 
-A refused request may hold rows that fit: only of a row that was appended alone is it known that it
-is the one which is refused.
+A refused request may hold records that fit: only of one that was appended alone is it known that
+it is the one which is refused.
 """
 
 from __future__ import annotations
@@ -22,12 +22,10 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from processor.adapters.broker import Heard, fault_of, fault_while_serving, kafka_error, made
 from processor.adapters.broker import produce
 from processor.adapters.kafka_settings import client_id, producer_settings
-from processor.contracts import headers
-from processor.errors import BrokerUnavailable, UsageError
+from processor.errors import BrokerUnavailable
 from processor.model import Outgoing
-from processor.outbox.table import Row
 
-# Of none of these was a row's fault: it was not sent, or the client had ended.
+# None of these is a record's own fault: it was not sent, or the client had ended.
 _UNSENT = {
     KafkaError._FATAL, KafkaError._GAPLESS_GUARANTEE, KafkaError._PURGE_QUEUE,
     KafkaError._PURGE_INFLIGHT, KafkaError._FENCED, KafkaError._MSG_TIMED_OUT,
@@ -49,50 +47,54 @@ _PROMISED: dict[str, Any] = {
 _OTHER_NAMES = {"max.in.flight.requests.per.connection", "delivery.timeout.ms"}
 
 # It says each refusal again, on stderr and not as we do.
-_unheard = logging.getLogger("processor.outbox.client")
+_unheard = logging.getLogger("processor.adapters.appends")
 _unheard.disabled = True
 
 
 class Refusal(NamedTuple):
-    """Why a row was not taken. With `of_topic` no other of its topic would be."""
+    """Why the `at`-th record was not taken. With `of_topic` no other of its topic would be."""
 
-    row: Row
-    why: str
+    at: int
+    error: KafkaError
     of_topic: bool
 
 
 class Answers(NamedTuple):
-    """What became of rows. One that is in neither list was not sent, or may be on the log."""
+    """What became of records, by their place. One in neither was not sent, or may be on the log."""
 
-    acknowledged: list[Row]
+    acknowledged: set[int]
     refused: list[Refusal]
 
 
 class Appends:
-    """Appends rows, in order, with a client that is made again whenever one has ended."""
+    """Appends records, in order, with a client that is made again whenever one has ended.
 
-    def __init__(self, kafka: Mapping[str, Any]) -> None:
+    One thread at a time. `role` names the client for the brokers, and for messages.
+    """
+
+    def __init__(self, kafka: Mapping[str, Any], role: str) -> None:
         self._kafka = dict(kafka)
+        self._role = role
         self._heard = Heard()
-        settings = producer_settings(kafka, client_id("relay"))
+        settings = producer_settings(kafka, client_id(role))
         mine = {name: value for name, value in settings.items() if name not in _OTHER_NAMES}
         self._settings = {**mine, **_PROMISED, "error_cb": self._heard, "logger": _unheard}
         self._client: Producer | None = made(Producer, self._settings)
         self._ended: KafkaError | None = None
 
-    def append(self, rows: Sequence[Row], going_on: Callable[[int], bool]) -> Answers:
-        """Append rows and wait for every answer, as long as `going_on(unanswered)` says so.
+    def append(self, records: Sequence[Outgoing], going_on: Callable[[int], bool]) -> Answers:
+        """Append and wait for every answer, as long as `going_on(unanswered)` says so.
 
-        BrokerUnavailable: the client has ended, and nothing came of these rows.
+        BrokerUnavailable: the client has ended, and nothing came of these records.
         """
-        answers = Answers([], [])
+        answers = Answers(set(), [])
         sent = answered = 0
 
-        def answering(row: Row) -> Callable[[KafkaError | None, Message], None]:
+        def answering(at: int) -> Callable[[KafkaError | None, Message], None]:
             def answer(error: KafkaError | None, _: Message) -> None:
                 nonlocal answered
                 answered += 1
-                self._judge(answers, row, error)
+                self._judge(answers, at, error)
 
             return answer
 
@@ -103,18 +105,18 @@ class Appends:
             self._client = made(Producer, self._settings)
         self._ended = None
         try:
-            for row in rows:
-                if not self._produce(answers, row, answering(row), waits):
+            for at, record in enumerate(records):
+                if not self._produce(answers, at, record, answering(at), waits):
                     break
                 sent += 1
             while answered < sent and waits():
                 self._serve()
             ended = self._ended
         finally:
-            if len(answers.acknowledged) < len(rows):
+            if len(answers.acknowledged) < len(records):
                 self.close()
         if not answers.acknowledged and not answers.refused and ended is not None:
-            fault = fault_while_serving(ended, self._kafka, "relay")
+            fault = fault_while_serving(ended, self._kafka, self._role)
             raise BrokerUnavailable(fault.message, hint=fault.hint)
         return answers
 
@@ -125,7 +127,7 @@ class Appends:
     def check(self) -> None:
         """UsageError: the brokers do not take the credentials."""
         if self._heard.refusal is not None:
-            raise fault_of(self._heard.refusal, self._kafka, "relay")
+            raise fault_of(self._heard.refusal, self._kafka, self._role)
 
     def close(self) -> None:
         """Give the client up, with all that it has not sent. Twice does no harm."""
@@ -135,18 +137,17 @@ class Appends:
                 self._client.poll(0)
             self._client = None
 
-    def _produce(self, answers: Answers, row: Row, answer: Any, waits: Callable[[], bool]) -> bool:
-        """Hand a row to the client. False: it does not take it, and may take none behind it."""
+    def _produce(
+        self, answers: Answers, at: int, record: Outgoing, answer: Any, waits: Callable[[], bool]
+    ) -> bool:
+        """Hand a record to the client. False: it was not taken, and nothing may come behind it."""
         assert self._client is not None
         while self._ended is None:
             try:
-                produce(self._client, outgoing_of(row), answer)
+                produce(self._client, record, answer)
                 return True
-            except UsageError as fault:
-                answers.refused.append(Refusal(row, fault.message, of_topic=False))
-                return False
             except KafkaException as fault:
-                self._judge(answers, row, kafka_error(fault))
+                self._judge(answers, at, kafka_error(fault))
                 return False
             except BufferError:
                 if not waits():
@@ -154,15 +155,13 @@ class Appends:
                 self._serve()
         return False
 
-    def _judge(self, answers: Answers, row: Row, error: KafkaError | None) -> None:
+    def _judge(self, answers: Answers, at: int, error: KafkaError | None) -> None:
         if error is None:
-            answers.acknowledged.append(row)
+            answers.acknowledged.add(at)
         elif error.code() in _UNSENT:
             self._ended = self._ended or error
         else:
-            answers.refused.append(
-                Refusal(row, error.str(), of_topic=error.code() in _OF_THE_TOPIC)
-            )
+            answers.refused.append(Refusal(at, error, of_topic=error.code() in _OF_THE_TOPIC))
 
     def _serve(self) -> None:
         """Take answers for a moment. What waits to be sent does not linger."""
@@ -173,21 +172,3 @@ class Appends:
             self._ended = kafka_error(fault)
         if self._ended is not None:
             self._client.purge(in_flight=False)
-
-
-def outgoing_of(row: Row) -> Outgoing:
-    """The record that a row stands for: the same at every try. UsageError: it stands for none."""
-    if row.payload is None and row.claim is None:
-        raise UsageError(f"row {row.number} of the outbox has neither payload nor claim")
-    written = headers.write_job(
-        job_id=row.id,
-        job_type=row.type,
-        source=row.source,
-        time=row.created_at,
-        idempotency_key=row.idempotency_key,
-        not_before_ms=row.not_before,
-        deadline_ms=row.deadline,
-        claim=row.claim,
-    )
-    key = None if row.aggregateid is None else row.aggregateid.encode()
-    return Outgoing(row.aggregatetype, None, key, row.payload, written)
