@@ -19,8 +19,14 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from processor.adapters.broker import Heard, fault_of, fault_while_serving, kafka_error, made
-from processor.adapters.broker import produce
+from processor.adapters.broker import (
+    Heard,
+    fault_of,
+    fault_while_serving,
+    kafka_error,
+    made,
+    produce,
+)
 from processor.adapters.kafka_settings import client_id, producer_settings
 from processor.errors import BrokerUnavailable
 from processor.model import Outgoing

@@ -26,7 +26,7 @@ from processor.adapters.appends import Appends
 from processor.contracts import headers
 from processor.engine.telemetry import Health
 from processor.errors import BrokerUnavailable, ContractError, SinkUnavailable, UsageError
-from processor.model import Position, Record
+from processor.model import Record
 from processor.outbox import Outbox
 from processor.outbox.relay import Relay
 from processor.outbox.rows import Backlog, PostgresRows, SqliteRows, open_rows
