@@ -292,10 +292,15 @@ def test_sqlalchemy_s_way_of_beginning_sqlite_s_transactions_by_hand_is_taken(
     assert waiting(url) == 1
 
 
-@pytest.mark.skipif(not hasattr(sqlite3.Connection, "autocommit"), reason="Python 3.12 brings it")
+class CommitsByItself(sqlite3.Connection):
+    """As `sqlite3.connect(…, autocommit=True)` makes one since Python 3.12."""
+
+    autocommit = True
+
+
 def test_sqlite_s_own_autocommit_is_refused(contracts: Contracts, tmp_path: Path):
     SqliteRows(str(tmp_path / "app.db")).create()
-    connection = sqlite3.connect(tmp_path / "app.db", autocommit=True)  # type: ignore[call-overload]
+    connection = sqlite3.connect(tmp_path / "app.db", factory=CommitsByItself)
 
     with pytest.raises(UsageError, match="not inside a transaction"):
         Outbox(connection, contracts=contracts).submit("mail.send", {"to": "a"})
@@ -319,7 +324,6 @@ def test_coroutines_connection_is_refused_with_what_to_do(contracts: Contracts, 
 
 
 def test_sqlalchemy_s_coroutines_write_by_run_sync(contracts: Contracts, database: str):
-    pytest.importorskip("greenlet")
     from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
     PostgresRows(database).create()

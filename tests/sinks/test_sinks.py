@@ -244,9 +244,13 @@ def test_result_that_does_not_fit_is_refused_for_good_and_the_others_can_be_writ
     assert place.ledger.lookup(["job:job-2"]) == {}
 
 
+with_a_table = pytest.mark.parametrize("place", ["sqlite", "postgres"], indirect=True)
+
+
+@with_a_table
 def test_sink_with_a_table_is_ready_before_a_job_runs(place: Place):
-    if not isinstance(place.ledger, PreparingLedger) or not isinstance(place.sink, Prepared):
-        pytest.skip("has no table")
+    assert isinstance(place.ledger, PreparingLedger)
+    assert isinstance(place.sink, Prepared)
 
     place.ledger.prepare([place.sink])
     place.ledger.prepare([place.sink])
@@ -254,11 +258,10 @@ def test_sink_with_a_table_is_ready_before_a_job_runs(place: Place):
     assert place.rows([]) == []
 
 
+@with_a_table
 def test_table_that_is_not_there_is_told_before_a_job_runs_and_later_as_an_outage(place: Place):
     sinks = {OnSqlite: SqliteSink("nowhere"), OnPostgres: PostgresSink("nowhere")}
-    sink = sinks.get(type(place))
-    if sink is None:
-        pytest.skip("has no table")
+    sink = sinks[type(place)]
     assert isinstance(place.ledger, PreparingLedger)
     place.sink = sink
 
@@ -270,11 +273,10 @@ def test_table_that_is_not_there_is_told_before_a_job_runs_and_later_as_an_outag
     assert place.ledger.lookup(["job:job-1"]) == {}
 
 
+@with_a_table
 def test_ledger_in_a_database_of_another_kind_is_told_before_a_job_runs(place: Place):
     sinks = {OnSqlite: PostgresSink("report"), OnPostgres: SqliteSink("report")}
-    sink = sinks.get(type(place))
-    if sink is None:
-        pytest.skip("has no table")
+    sink = sinks[type(place)]
     assert isinstance(place.ledger, PreparingLedger)
 
     with pytest.raises(UsageError, match="the ledger is"):
