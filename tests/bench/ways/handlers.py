@@ -5,7 +5,7 @@ import os
 import time
 from pathlib import Path
 
-from meter import Stopwatch, fails, from_environment
+from meter import Meter, Stopwatch, fails, from_environment
 
 from processor import App
 
@@ -69,11 +69,22 @@ untouched = set(range(KEYS)) - {
 }
 
 
+OUT = Path(os.environ["BENCH_OUT"])
+whole = Meter(int(os.environ["BENCH_ALL"]), OUT.with_suffix(".all"))
+latest = [-1] * KEYS  # Of each key: the last job that took effect.
+
+
 @failing.job("bench.copy")
 def fail_once(payload: dict) -> None:
     number = payload["created"]
+    key = number % KEYS
     if FAILS and fails(number) and number not in failed:
         failed.add(number)
         raise OSError("no answer")
-    if number % KEYS in untouched:
+    if number < latest[key]:
+        with OUT.with_suffix(".disorder").open("a") as file:
+            file.write(f"{number} after {latest[key]}\n")
+    latest[key] = number
+    whole.tick()
+    if key in untouched:
         meter.tick()
