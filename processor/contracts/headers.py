@@ -49,10 +49,11 @@ HOP_HELD_BEHIND = "processor-held-behind"  # Origin of the dead job that its key
 TAKEOVER = "processor-takeover"  # Only on takeover markers: the epoch of the new owner.
 
 _HOP_ORIGIN = frozenset({HOP_ORIGIN_TOPIC, HOP_ORIGIN_PARTITION, HOP_ORIGIN_OFFSET})
-_HOP_WHOLE = frozenset(
-    {HOP_ATTEMPT, HOP_NOT_BEFORE, HOP_ORIGIN_PARTITION, HOP_ORIGIN_OFFSET, HOP_ORIGIN_TIMESTAMP,
-     HOP_FIRST_FAILURE, HOP_LAST_FAILURE, HOP_EPOCH, HOP_REPLAY, HOP_REPLAYS}
-)  # fmt: skip
+_HOP_WHOLE = (HOP_ATTEMPT, HOP_NOT_BEFORE, HOP_ORIGIN_PARTITION, HOP_ORIGIN_OFFSET,
+              HOP_ORIGIN_TIMESTAMP, HOP_FIRST_FAILURE, HOP_LAST_FAILURE, HOP_EPOCH, HOP_REPLAY,
+              HOP_REPLAYS)  # fmt: skip
+_HOP_TEXT = (HOP_ORIGIN_TOPIC, HOP_ERROR_CLASS, HOP_ERROR_MESSAGE, HOP_FINGERPRINT, HOP_COPY,
+             HOP_HELD_BEHIND)  # fmt: skip
 
 ERROR_MESSAGE_BYTES_MAX = 1024
 ID_BYTES_MAX = 256  # Of a job id or an idempotency key.
@@ -159,15 +160,20 @@ def read_hop(record: Record) -> Hop | None:
 def read_copy(record: Record) -> tuple[int, str] | None:
     """Read a copy's epoch and name, and no more: None where `read_hop` gives none, or raises.
 
-    A takeover reads every copy that waits; the whole set takes five times as long.
+    A takeover reads every copy that waits; the whole set takes several times as long.
     """
-    found = {name: value for name, value in record.headers if name.startswith(HOP_PREFIX)}
+    found = dict(record.headers)
     if not found.keys() >= _HOP_ORIGIN:
         return None
-    for name, value in found.items():
-        if value is None or (name not in _HOP_WHOLE and not value.isascii()):
+    for name in _HOP_TEXT:
+        value = found.get(name, b"")
+        if value is None or not value.isascii():
             return _copy_of_all(record)
-        if name in _HOP_WHOLE and not (value.isdigit() and len(value) <= DIGITS_MAX):
+    for name in _HOP_WHOLE:
+        value = found.get(name, b"0")
+        if value is None:
+            return _copy_of_all(record)
+        if not value.isdigit() or len(value) > DIGITS_MAX:
             return None
     return int(found.get(HOP_EPOCH, b"0")), found.get(HOP_COPY, b"").decode()
 
