@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Self
 
 from processor.core.lane import Entry
 from processor.engine.job import JobSpec
-from processor.engine.outcomes import failure_of, written_outcome
+from processor.engine.outcomes import failure_of, key_text, payload_hash, written_outcome
 from processor.engine.ports import (
     HandlerTransaction,
     Ledger,
@@ -32,7 +32,7 @@ from processor.engine.ports import (
 )
 from processor.engine.slices import Outcome
 from processor.errors import OutageError, PermanentError, Retry, SinkUnavailable
-from processor.model import Effect
+from processor.model import Effect, JobHeaders
 
 
 class SinkFailed(Exception):
@@ -180,3 +180,19 @@ def _by_sink(
         for sink in each.spec.sinks:
             found.setdefault(id(sink), (sink, []))[1].append(each.effect)
     return list(found.values())
+
+
+def effect_of(entry: Entry, job: JobHeaders, result: Any) -> Effect:
+    """What a job leaves behind that has run well."""
+    assert job.job_type is not None
+    return Effect(
+        job_id=job.job_id,
+        job_type=job.job_type,
+        identity=job.identity(job.job_type),
+        origin=entry.hop.origin,
+        attempt=entry.attempt + 1,
+        key=key_text(entry.record.key),
+        result=result,
+        replay=entry.hop.replay,
+        payload_hash=payload_hash(job, entry.record.value),
+    )

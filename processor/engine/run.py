@@ -25,10 +25,8 @@ from processor.engine.journey import asks_admission
 from processor.engine.outcomes import (
     away,
     failure_of,
-    key_text,
     known_outcome,
     past_deadline,
-    payload_hash,
 )
 from processor.engine.ports import Clock, Ledger, LedgerRow, OwnershipLost, row_among
 from processor.engine.quick import PREFIX_BYTES, Quick
@@ -42,7 +40,7 @@ from processor.engine.slices import (
     Unavailable,
 )
 from processor.errors import ContractError, OutageError, PermanentError, Retry, StoreUnavailable
-from processor.model import Effect, Failure, JobHeaders
+from processor.model import Failure, JobHeaders
 
 FLUSH_SECONDS = 0.1
 SEEN_MAX = 1000
@@ -261,7 +259,7 @@ class Runner:
             if work.skips(key):
                 continue  # One of its key has failed: it comes again.
             if not isinstance(result, Failure):
-                progress.ran(Unwritten(entry, effect_of(entry, job, result), spec, seconds))
+                progress.ran(Unwritten(entry, effects.effect_of(entry, job, result), spec, seconds))
                 continue
             if not self._flush(progress):
                 return False
@@ -284,7 +282,7 @@ class Runner:
         seconds = self._clock.monotonic() - started
         if isinstance(called, Failure):
             return Failed(called, seconds)
-        one = Unwritten(entry, effect_of(entry, job, called.result), spec, seconds)
+        one = Unwritten(entry, effects.effect_of(entry, job, called.result), spec, seconds)
         if called.transaction is not None:
             return self._commit(called, one, progress)
         progress.ran(one)
@@ -385,19 +383,3 @@ class Runner:
             if not self._flush(progress):
                 return False
         return True
-
-
-def effect_of(entry: Entry, job: JobHeaders, result: Any) -> Effect:
-    """What a job leaves behind that has run well."""
-    assert job.job_type is not None
-    return Effect(
-        job_id=job.job_id,
-        job_type=job.job_type,
-        identity=job.identity(job.job_type),
-        origin=entry.hop.origin,
-        attempt=entry.attempt + 1,
-        key=key_text(entry.record.key),
-        result=result,
-        replay=entry.hop.replay,
-        payload_hash=payload_hash(job, entry.record.value),
-    )

@@ -23,7 +23,7 @@ if os.environ.get("CHAOS_PLANT") == "no fence":  # A planted defect: who writes 
         return {each.identity for each in effects}
 
     PostgresLedger._insert = unchecked  # type: ignore[method-assign]
-    PostgresLedger._epoch = lambda *_: 0  # type: ignore[method-assign]
+    PostgresLedger._epoch = lambda *_, **__: 0  # type: ignore[method-assign]
 
 
 def chance(*parts: object) -> int:

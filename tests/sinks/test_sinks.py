@@ -301,7 +301,7 @@ def test_second_job_of_an_idempotency_key_leaves_the_first_one_s_result(place: P
     written(place, second)
 
     assert place.ledger.lookup([first.identity])[first.identity].job_id == "job-1"
-    assert place.rows(["job-1"])[:1] == [1]
+    assert place.rows([first.identity])[:1] == [1]
 
 
 def test_nothing_to_write_is_nothing(place: Place):
