@@ -169,9 +169,9 @@ class WorkerSettings(Section):
     group: str = Field("processor", min_length=1)
     concurrency: int = Field(8, ge=1, le=1000)  # pool threads for sync handlers
     coroutines_max: int = Field(1000, ge=1)  # async handlers in flight
-    lane_records_max: int = Field(1000, ge=1)  # per partition; a full lane pauses its partition
+    lane_records_max: int = Field(4000, ge=1)  # per partition; a full lane pauses its partition
     fence_records_max: int = Field(100_000, ge=1)  # waiting in tiers; more pauses the partition
-    slice_records_max: int = Field(500, ge=1)  # jobs handed to a pool thread at once
+    slice_records_max: int = Field(2000, ge=1)  # jobs handed to a pool thread at once
     memory_max: Bytes = Field(128 * 1024 * 1024, ge=8 * 1024 * 1024)  # fetched and not settled
     commit_interval_seconds: Seconds = Field(1.0, gt=0)
     drain_seconds: Seconds = Field(20.0, ge=0)  # budget for running jobs on revoke and on SIGTERM

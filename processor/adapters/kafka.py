@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Container, Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import methodcaller
 from typing import Any
 
 from confluent_kafka import (
@@ -138,16 +140,21 @@ class KafkaLog:
     def _batches(self, messages: Sequence[Message]) -> list[Batch]:
         """Sort messages by partition; each partition's are in order."""
         found: dict[tuple[str | None, int | None], list[Message]] = {}
-        for message in messages:
-            if (error := message.error()) is not None:
-                self._heard_of(message, error)
-                continue
-            where = message.topic(), message.partition()
-            if (mine := found.get(where)) is None:
-                found[where] = [message]
-            else:
-                mine.append(message)
+        for where, some in groupby(messages, _place):  # They come in runs of one partition.
+            found.setdefault(where, []).extend(some)
+        for where, mine in list(found.items()):
+            if any(map(_error, mine)):
+                found[where] = [each for each in mine if not self._is_fault(each)]
+                if not found[where]:
+                    del found[where]
         return [Batch(Partition(*where), mine) for where, mine in found.items()]  # type: ignore[arg-type]
+
+    def _is_fault(self, message: Message) -> bool:
+        """Whether a fault came in place of a record; it is taken in."""
+        error = message.error()
+        if error is not None:
+            self._heard_of(message, error)
+        return error is not None
 
     def _heard_of(self, message: Message, error: KafkaError) -> None:
         """Take a fault in that came in place of a record."""
@@ -377,6 +384,13 @@ class KafkaLog:
             self._producer.poll(0)
             if not self._ended:
                 self._consumer.close()
+
+
+_error = methodcaller("error")
+
+
+def _place(message: Message) -> tuple[str | None, int | None]:
+    return message.topic(), message.partition()
 
 
 def _partitions(given: Sequence[TopicPartition]) -> list[Partition]:

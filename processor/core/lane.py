@@ -137,6 +137,12 @@ class Lane:
         """Whether a turn is ready to be taken (one that sleeps becomes ready in `take`)."""
         return bool(self._ready) or self._fresh_may_run
 
+    def may_run(self, now: float) -> bool:
+        """Whether `take` may give anything now. Asked of every lane in every turn: cheap."""
+        if self._ready or self._fresh:
+            return True
+        return bool(self._sleeping) and self._sleeping[0][0] <= now
+
     @property
     def wakes_at(self) -> float | None:
         """When the next sleeping turn becomes ready."""

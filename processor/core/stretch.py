@@ -29,9 +29,12 @@ class Stretch:
     @staticmethod
     def rising(messages: Sequence[Message], start: int) -> Stretch:
         """Those from `start` on, without any that comes again behind a later one."""
-        offsets = [each.offset() or 0 for each in messages]
-        if offsets and offsets[0] >= start and offsets == sorted(set(offsets)):
-            return Stretch(list(messages), offsets)
+        offsets: list[int] = [each.offset() for each in messages]  # type: ignore[misc]
+        if offsets and offsets[0] >= start:
+            # Without gaps, as they nearly always come: compared at once.
+            one_by_one = offsets == list(range(offsets[0], offsets[0] + len(offsets)))
+            if one_by_one or offsets == sorted(set(offsets)):
+                return Stretch(list(messages), offsets)
         kept: list[Message] = []
         for message, offset in zip(messages, offsets, strict=True):
             if offset >= start:

@@ -80,7 +80,7 @@ class Runs:
                 closed.setdefault(assignment.partition.topic, []).append(assignment)
                 continue
             for lane in reversed(assignment.lanes):  # Older work first: the deepest tier.
-                while free[kind] > 0:
+                while free[kind] > 0 and lane.may_run(now):
                     taken = self.pace.take(assignment, lane, now)
                     if not taken:
                         break

@@ -31,10 +31,11 @@ from processor.engine.watch import Watch
 from processor.errors import OutageError
 from processor.model import Batch, JobStatus, Partition, record_of
 
-POLL_RECORDS_MAX = 1000
+POLL_RECORDS_MAX = 4000  # Large: every turn costs the same, and so does every change of threads.
 POLL_SECONDS_MAX = 0.1  # Idle: how late a timer may be noticed.
 COMMIT_ALL_SECONDS = 600.0
 POLL_SECONDS_MIN = 0.001  # Busy: how late a report may be noticed.
+HELD_BACK_SECONDS = 0.01  # How late a timer may be noticed while a full lane is waited for.
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +171,7 @@ class Worker:
         """One turn: consume, collect, admit, commit."""
         self._retake()  # Never inside a rebalance: what is being revoked must not be taken again.
         if self.intake.holds_back:
-            self._pool.wait(POLL_SECONDS_MIN)
+            self._pool.wait(HELD_BACK_SECONDS)  # Until a slice reports: nothing else makes room.
             batches = []
         else:
             batches = self._log.poll(POLL_RECORDS_MAX, self._poll_seconds())

@@ -71,7 +71,7 @@ def no_op(site: Site, jobs: int, rounds: int, peers: Mapping[Peer, Path]) -> lis
         ways: dict[str, Callable[[], Measured]] = {
             "raw loop": lambda topic=topic: site.raw(topic, jobs),  # type: ignore[misc]
             "processor": lambda topic=topic: site.worked(topic, jobs),  # type: ignore[misc]
-            "processor, coroutine": lambda topic=topic: site.worked(topic, jobs, "coroutine"),  # type: ignore[misc]
+            "processor, coroutine": lambda topic=topic: site.worked(topic, jobs // 8, "coroutine"),  # type: ignore[misc]
         }
         if ordering == "partition":
             ways["processor, batch"] = lambda topic=topic: site.worked(topic, jobs, "many")  # type: ignore[misc]
