@@ -25,6 +25,7 @@ from processor.model import Failure, Hop, JobHeaders, Message, Record
 
 Turn = Hashable
 RECORD_BYTES = 700  # What a record takes beside its value, in the client and here; measured.
+UNROLLED_MAX = 8  # Fresh records become entries so many at a time: no more than are soon taken.
 WHOLE: Turn = "whole lane"  # The turn of a stretch of many keys: nothing else of the lane runs.
 
 
@@ -222,7 +223,9 @@ class Lane:
             alone = not (self._busy or self._queues or self._suspended)
             if alone and (together or self.ordering is Ordering.PARTITION):
                 return self._take_fresh(count_max)
-            self._unroll(self._fresh.popleft())
+            if together and not (self._sleeping or self._suspended):
+                return []  # Soon it is alone: what runs is quick.
+            self._unroll_some()
 
     @property
     def _fresh_may_run(self) -> bool:
@@ -244,8 +247,13 @@ class Lane:
         self.waiting -= len(taken)
         return taken
 
-    def _unroll(self, stretch: Stretch) -> None:
-        for entry in self.entries_of(stretch):
+    def _unroll_some(self) -> None:
+        """Make entries of the first fresh records, and no more of them than are soon taken."""
+        some = self._fresh.popleft()
+        if len(some) > UNROLLED_MAX:
+            some, rest = some.split(UNROLLED_MAX)
+            self._fresh.appendleft(rest)
+        for entry in self.entries_of(some):
             self._queues.setdefault(entry.turn, deque()).append(entry)
             if len(self._queues[entry.turn]) == 1:
                 self._go_on(entry.turn)

@@ -27,12 +27,12 @@ class Intake:
         self,
         log: Log,
         clock: Clock,
-        mean_seconds: Callable[[str], float],
+        typical_seconds: Callable[[str], float],
         memory_max: int,
     ) -> None:
         self._log = log
         self._clock = clock
-        self._mean_seconds = mean_seconds
+        self._typical_seconds = typical_seconds
         self._memory_max = memory_max
         self._full_since: dict[Partition, float] = {}  # Lanes that the intake waits for.
         self.bytes = 0  # In all lanes, when it was last regulated.
@@ -82,7 +82,7 @@ class Intake:
 
         Only where its jobs are quick, and not for long: meanwhile all partitions wait.
         """
-        seconds = self._mean_seconds(assignment.partition.topic) * lane.watermark.unsettled
+        seconds = self._typical_seconds(assignment.partition.topic) * lane.watermark.unsettled
         if lane.records_max < HOLD_BACK_RECORDS_MIN or seconds > HOLD_BACK_SECONDS_MAX:
             return False
         since = self._full_since.setdefault(partition, now)

@@ -18,9 +18,9 @@ from processor.core.lane import Entry, Lane, Ordering
 from processor.core.stretch import Stretch
 from processor.engine.ports import Clock
 
-QUICK_SECONDS = 0.0005  # A mean below it is quick.
+QUICK_SECONDS = 0.0005  # What is typically below it is quick.
 TOGETHER_SECONDS = 0.01  # What is run together should take so long.
-SLOW_SECONDS = 0.1
+SLOW_SECONDS = 1.0
 SLOW_REMEMBERED_SECONDS = 60.0
 
 
@@ -32,19 +32,23 @@ class Pace:
         self._slice_records_max = slice_records_max
         self._lingering: dict[Lane, float] = {}  # Until when (monotonic seconds).
         self._let_go: dict[Lane, int] = {}  # How many of its records need wait no more.
-        self._mean_seconds: dict[str, float] = {}  # Of a topic's runs, lately.
+        self._typical_seconds: dict[str, float] = {}  # Of a topic's runs, lately.
         self._slow_until: dict[str, float] = {}  # Of topics with a slow run (monotonic seconds).
 
-    def mean_seconds(self, topic: str) -> float:
+    def typical_seconds(self, topic: str) -> float:
         """How long a run of this topic takes lately; 0: none has run."""
-        return self._mean_seconds.get(topic, 0.0)
+        return self._typical_seconds.get(topic, 0.0)
 
     def learn(self, topic: str, seconds: Sequence[float]) -> None:
-        """Note how long runs of a topic took."""
-        if max(seconds) >= SLOW_SECONDS:
+        """Note how long runs of a topic took.
+
+        The median counts: many threads that wait for the interpreter make some quick runs long.
+        """
+        ordered = sorted(seconds)
+        if ordered[-1] >= SLOW_SECONDS:
             self.saw_slow(topic)
-        mean = sum(seconds) / len(seconds)
-        self._mean_seconds[topic] = 0.7 * self._mean_seconds.get(topic, mean) + 0.3 * mean
+        median = ordered[len(ordered) // 2]
+        self._typical_seconds[topic] = 0.7 * self._typical_seconds.get(topic, median) + 0.3 * median
 
     def saw_slow(self, topic: str) -> None:
         """Note that a run of a topic takes long."""
@@ -77,10 +81,10 @@ class Pace:
         if lane.ordering is Ordering.PARTITION:
             return lane.take(now=now, count_max=count_max)
         topic = assignment.partition.topic
-        mean = self._mean_seconds.get(topic)
-        together = mean is not None and mean < QUICK_SECONDS and not self._is_slow(topic)
-        if together and mean:
-            quick = max(1, int(TOGETHER_SECONDS / mean))
+        typical = self._typical_seconds.get(topic)
+        together = typical is not None and typical < QUICK_SECONDS and not self._is_slow(topic)
+        if together and typical:
+            quick = max(1, int(TOGETHER_SECONDS / typical))
             count_max = min(count_max, max(assignment.batch_max, quick))
         return lane.take(now=now, count_max=count_max, together=together)
 

@@ -131,7 +131,7 @@ class Runner:
             first = 0
             if work.stretch is not None and self._quick is not None:
                 first = self._quick.run(work, progress.outcomes, report)
-            if first < len(work):
+            if first < len(work) and not work.stop:  # Stopped: what is left stays fresh.
                 yield from self._run_all(progress, first, report)
                 self._flush(progress)
         except OwnershipLost:

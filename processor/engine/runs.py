@@ -326,7 +326,7 @@ class Runs:
     def _end(work: Slice, waiting: Sequence[Entry], *, unroll: bool) -> None:
         """Return what a slice has not run to the head of its turn, and end the turn."""
         lane = work.lane
-        if work.stretch is None or waiting or unroll or (work.turn == WHOLE and work.stop):
+        if work.stretch is None or waiting or unroll:
             entries = [*waiting, *([] if work.all_done else work.left())]
             lane.put_back(sorted(entries, key=lambda each: each.record.offset))
         elif not work.all_done:

@@ -106,7 +106,7 @@ class Worker:
             slice_records_max=limits.slice_records_max,
             timeout_grace_seconds=limits.timeout_grace_seconds,
         )
-        self.intake = Intake(log, clock, self._runs.pace.mean_seconds, limits.memory_max)
+        self.intake = Intake(log, clock, self._runs.pace.typical_seconds, limits.memory_max)
         self.watch = Watch(
             log=log,
             pool=pool,
