@@ -12,11 +12,11 @@ import pytest
 @pytest.mark.broker
 @pytest.mark.postgres
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_benchmark_tells_every_way_it_measured() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.bench", "--short", "--jobs", "1000"],
-        capture_output=True, text=True, timeout=390,
+        [sys.executable, "-m", "tests.bench", "--short", "--jobs", "800"],
+        capture_output=True, text=True, timeout=880,
     )  # fmt: skip
 
     assert done.returncode == 0, done.stderr
