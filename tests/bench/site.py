@@ -199,7 +199,9 @@ class Site:
                 subprocess.run([*arguments, "fill"], env=env, stdout=stream, stderr=stream,
                                check=True, timeout=SECONDS_MAX)  # fmt: skip
                 arguments.append("work")
-            process = subprocess.Popen(arguments, env=env, stdout=stream, stderr=stream)
+            process = subprocess.Popen(
+                arguments, env=env, cwd=self.project.folder, stdout=stream, stderr=stream
+            )
         measured = _measured(process, Path(env["BENCH_OUT"]), log)
         process.kill()
         process.wait()
