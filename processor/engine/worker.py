@@ -76,6 +76,8 @@ class Worker:
         self._log = log
         self._pool = pool
         self._takeover = takeover
+        # A lane keeps the batch that fills it: it holds less than twice its own bound.
+        self._poll_records_max = min(POLL_RECORDS_MAX, takeover.lane_records_max)
         self._topics = list(rules)
         self._clock = clock
         self._telemetry = telemetry
@@ -174,7 +176,7 @@ class Worker:
             self._pool.wait(HELD_BACK_SECONDS)  # Until a slice reports: nothing else makes room.
             batches = []
         else:
-            batches = self._log.poll(POLL_RECORDS_MAX, self._poll_seconds())
+            batches = self._log.poll(self._poll_records_max, self._poll_seconds())
         for batch in batches:
             self._arrive(batch)
             self._telemetry.consumed(batch.partition.topic, len(batch.messages))
