@@ -45,15 +45,6 @@ class Letters:
         """Whether the main partition should pause."""
         return len(self._replays) >= self.records_max
 
-    def anew(self) -> Letters:
-        """The same, before anything was read from its position on."""
-        return Letters(
-            partition=self.partition,
-            start=self.position,
-            epoch=self.floor.at(self.position),
-            records_max=self.records_max,
-        )
-
     def note(self, offset: int, *, origin: int, replay: int) -> None:
         """Note a letter at this offset, of the job with this origin offset."""
         self._end = max(self._end, offset + 1)

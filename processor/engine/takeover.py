@@ -10,7 +10,7 @@ Step 4: append a marker with it to each satellite. Copies of older owners that l
         void: the commit of their source was refused, so the source comes again.
 Step 5: scan each satellite from its committed offset to the marker, keys and headers only, to know
         which keys have jobs waiting. An epoch not below ours (offsets were reset, a group was made
-        anew): take a larger one and go to step 2.
+        anew): take a larger one and go to step 2, and scan on from the marker.
 
 Only then is a record of main p or of any tier admitted.
 """
@@ -24,7 +24,6 @@ from typing import Literal, Protocol
 
 from processor.contracts import headers
 from processor.core.assignment import Assignment
-from processor.core.fence import Fence
 from processor.core.floor import Floor
 from processor.core.holds import Holds
 from processor.core.lane import Ordering
@@ -120,14 +119,17 @@ class Takeover:
         starts = self._starts(committed)
         taken = [self._assignment(main, satellites[main], committed, starts) for main in partitions]
         claiming = taken
+        looked_at = {each: sight for a in taken for each, sight in _sights(a).items()}
         for _ in range(ROUNDS_MAX):
             self.log.commit({a.partition: self.position(a, a.partition) for a in claiming})
             for each in claiming:
                 self.ledger.raise_owner(self.owner(each))
                 if self.rules[each.partition.topic].hold:
                     each.holds = Holds(self.ledger.holds(self.owner(each)))
-            found = self._scan(claiming, self._mark(claiming))
-            claiming = [each for each in claiming if found[each] >= each.epoch]
+            for partition, marker in self._mark(claiming).items():
+                looked_at[partition].end = marker
+            found = self._scan(looked_at)
+            claiming = [each for each in claiming if found.get(each, 0) >= each.epoch]
             if not claiming:
                 return taken
             for each in claiming:
@@ -168,35 +170,22 @@ class Takeover:
         )
         return {partition: at for (partition, _), at in zip(marked, offsets, strict=True)}
 
-    def _scan(
-        self, assignments: Iterable[Assignment], markers: Mapping[Partition, int]
-    ) -> dict[Assignment, int]:
-        """Rebuild each fence up to the markers. Returns the largest epoch seen before them."""
-        seen: dict[Assignment, int] = {}
-        at: dict[Partition, tuple[Assignment, int, Floor]] = {}
-        ranges: dict[Partition, tuple[int, int]] = {}
-        for each in assignments:
-            each.fence = Fence(records_max=self.fence_records_max)
-            seen[each] = 0
-            for tier, satellite in enumerate(each.satellites, start=1):
-                start = each.committed[satellite]
-                floor = Floor(start=start, epoch=each.floor_at(satellite, start))
-                at[satellite] = (each, tier, floor)
-                each.appended(satellite, markers[satellite])
-                if start < markers[satellite]:
-                    ranges[satellite] = (start, markers[satellite])
-            if each.letters is not None:
-                each.letters = letters = each.letters.anew()
-                at[letters.partition] = (each, LETTERS, letters.floor)
-                ranges[letters.partition] = (letters.position, markers[letters.partition])
+    def _scan(self, looked_at: Mapping[Partition, _Sight]) -> dict[Assignment, int]:
+        """Look on, up to the newest markers. Returns the largest epoch seen before them."""
+        seen = {each.assignment: 0 for each in looked_at.values()}
+        ranges = {
+            partition: (each.start, each.end)
+            for partition, each in looked_at.items()
+            if each.start < each.end
+        }
         if ranges:
             for record in self.log.scan(ranges):
-                assignment, tier, floor = at[Partition(record.topic, record.partition)]
-                epoch = _scan_one(record, assignment, tier, floor)
-                seen[assignment] = max(seen[assignment], epoch)
-        for each in assignments:
-            if each.letters is not None:
-                each.letters.closed_at(markers[each.letters.partition], epoch=each.epoch)
+                sight = looked_at[Partition(record.topic, record.partition)]
+                epoch = _scan_one(record, sight.assignment, sight.tier, sight.floor)
+                seen[sight.assignment] = max(seen[sight.assignment], epoch)
+        for partition, each in looked_at.items():
+            if each.start <= each.end:
+                each.close(partition)
         return seen
 
     def _assignment(
@@ -267,6 +256,39 @@ class Takeover:
                     hint="to go on with what is left, set worker.when_offset_lost = 'earliest'",
                 )
         return starts
+
+
+@dataclass(slots=True)
+class _Sight:
+    """How far a takeover has looked at one of an assignment's partitions, and what stands there."""
+
+    assignment: Assignment
+    tier: int
+    floor: Floor
+    start: int  # What is before it was looked at.
+    end: int = -1  # Our newest marker.
+
+    def close(self, partition: Partition) -> None:
+        """Note that all before our marker was looked at; the marker itself need not be."""
+        letters = self.assignment.letters
+        if letters is not None and partition == letters.partition:
+            letters.closed_at(self.end, epoch=self.assignment.epoch)
+        else:
+            self.floor.raise_at(self.end, epoch=self.assignment.epoch)
+            self.assignment.appended(partition, self.end)
+        self.start = self.end + 1
+
+
+def _sights(assignment: Assignment) -> dict[Partition, _Sight]:
+    """Where to begin: at what was committed."""
+    sights = {}
+    for tier, satellite in enumerate(assignment.satellites, start=1):
+        start = assignment.committed[satellite]
+        floor = Floor(start=start, epoch=assignment.floor_at(satellite, start))
+        sights[satellite] = _Sight(assignment, tier, floor, start)
+    if (letters := assignment.letters) is not None:
+        sights[letters.partition] = _Sight(assignment, LETTERS, letters.floor, letters.position)
+    return sights
 
 
 def epoch_of(metadata: str) -> int:

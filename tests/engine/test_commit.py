@@ -117,13 +117,13 @@ def test_full_lane_pauses_its_partition_and_resumes_at_half(bench: Bench):
     member.worker.step()
     full = set(member.log.paused)
     paused = []
-    for _ in range(6):
+    for _ in range(2):
         paused.append((member.lane.watermark.unsettled, bool(member.log.paused)))
         member.pool.run_all()
         member.worker.step()
 
     assert full == {MAIN}
-    assert paused == [(8, True), (7, True), (6, True), (5, True), (4, True), (3, True)]
+    assert paused == [(4, True), (3, True)]  # No more was polled than the lane may hold.
     assert member.lane.watermark.unsettled == 2
     assert member.log.paused == set()
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 import pytest
 
 from processor.contracts import headers
 from processor.engine.ports import CommitRefused, Committed
-from processor.model import Outgoing
+from processor.model import Outgoing, Partition, Record
 from processor.testing import Fate
+from processor.testing.memory_log import MemoryLog
 from tests.engine.bench import DELAYS, GROUP, MAIN, TIER_1, TIER_2, Bench
 
 
@@ -98,6 +101,32 @@ def test_epoch_found_in_a_tier_is_passed(bench: Bench):
     assert member.worker.assignments[0].epoch == 42
     assert bench.note() == "epoch=42 in_flight=0"
     assert bench.effects() == [1]
+
+
+def test_taking_a_larger_epoch_looks_at_no_record_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+):
+    bench.submit(1)
+    bench.fail(1)
+    first = bench.member()
+    first.go()
+    bench.broker.append("t.retry.1", 0, headers=headers.write_marker(41))
+    first.log.expel()
+    scanned: list[dict[Partition, tuple[int, int]]] = []
+    scan = MemoryLog.scan
+
+    def listening(log: MemoryLog, ranges: Mapping[Partition, tuple[int, int]]) -> Iterator[Record]:
+        scanned.append({each: ranges[each] for each in ranges if each == TIER_1})
+        return scan(log, ranges)
+
+    monkeypatch.setattr(MemoryLog, "scan", listening)
+    second = bench.member()
+    second.worker.step()
+
+    (assignment,) = second.worker.assignments
+    # The first owner's copy and the foreign marker; between our own two markers is nothing.
+    assert scanned == [{TIER_1: (1, 3)}]
+    assert (assignment.epoch, assignment.fence.held) == (42, 1)
 
 
 @pytest.mark.parametrize("kind", ["marker", "copy"])
