@@ -217,7 +217,7 @@ class Served:
                 )
 
         def encode(topic: str, status: JobStatus) -> bytes:
-            return encoders[topic].encode(status_payload(status))
+            return encoders[topic].write(status_payload(status))
 
         return encode
 
@@ -296,8 +296,6 @@ def rules_of(topic: Topic, jobs: Mapping[str, JobSpec]) -> Rules:
 
 def status_payload(status: JobStatus) -> dict[str, Any]:
     """Lay a status out as `processor.JobStatus` has it."""
-    from datetime import UTC, datetime
-
     return {
         "job_id": status.job_id,
         "job_type": status.job_type or "unknown",
@@ -308,7 +306,7 @@ def status_payload(status: JobStatus) -> dict[str, Any]:
         "duplicate_of": status.duplicate_of,
         "error_class": status.error_class,
         "error_message": status.error_message,
-        "at": datetime.fromtimestamp(status.at, UTC),
+        "at": round(status.at * 1000),
         "origin_topic": status.origin.topic,
         "origin_partition": status.origin.partition,
         "origin_offset": status.origin.offset,

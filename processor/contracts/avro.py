@@ -94,6 +94,10 @@ class Encoder:
             self._check(payload)
         except Mismatch as mismatch:
             raise _payload_error(self._schema, mismatch) from None
+        return self.write(payload)
+
+    def write(self, payload: Mapping[str, Any]) -> bytes:
+        """Write a payload that is known to be right: one that this program laid out itself."""
         body = BytesIO()
         body.write(self._prefix)
         # Else fastavro takes a tuple for (branch name, value), and a pair of texts for a branch.

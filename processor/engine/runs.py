@@ -17,7 +17,7 @@ from processor.core.stretch import Stretch
 from processor.engine import journey
 from processor.engine.breakers import Breakers
 from processor.engine.context import JobCancelled
-from processor.engine.journey import Admission, EndReplay, Hold, KnownDead, Park, Run
+from processor.engine.journey import EndReplay, Hold, KnownDead, Park, Run
 from processor.engine.notes import job_type_of
 from processor.engine.outcomes import past_deadline, timed_out, too_late
 from processor.engine.pace import SLOW_SECONDS, TOGETHER_SECONDS, Pace
@@ -198,9 +198,14 @@ class Runs:
     ) -> int:
         """Start a slice with what may run and park the rest. Returns how many slices started."""
         runs: list[Entry] = []
+        run_keys: set[bytes | None] = set()  # What the fence knows them by.
         for position, entry in enumerate(taken):
             verdict = journey.admit(entry, assignment, now)
-            if _behind(runs, entry, verdict, assignment):
+            key = assignment.fence_key(entry.record.key)
+            goes = isinstance(verdict, Run) and entry.given_up is None
+            if not goes and key in run_keys:
+                # One that runs is ahead of it in its key: parked now, it would be ahead of that
+                # one if it fails.
                 entry.lane.put_back(taken[position:])
                 break
             if isinstance(verdict, EndReplay):
@@ -220,6 +225,7 @@ class Runs:
                 break
             else:
                 runs.append(entry)
+                run_keys.add(key)
         if not runs:
             lane.release(turn)
             return 0
@@ -332,16 +338,3 @@ class Runs:
         elif not work.all_done:
             lane.give_back(work.stretch.without(work.reported))
         lane.release(work.turn)
-
-
-def _behind(
-    runs: Sequence[Entry], entry: Entry, verdict: Admission, assignment: Assignment
-) -> bool:
-    """Whether an entry that is not to run is not at the head of its key: one that runs is ahead.
-
-    Parked now, it would be ahead of a run that fails.
-    """
-    if isinstance(verdict, Run) and entry.given_up is None:
-        return False
-    key = assignment.fence_key(entry.record.key)
-    return any(assignment.fence_key(each.record.key) == key for each in runs)
