@@ -125,6 +125,7 @@ class S3Settings(Section):
     secret_access_key: SecretStr | None = None
     server_side_encryption: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = None
     kms_key_id: str | None = None
+    bucket_owner: str | None = Field(None, pattern=r"^\d{12}$")  # another account's are refused
 
     @property
     def put_options(self) -> dict[str, str]:

@@ -76,8 +76,6 @@ class Worker:
         self._log = log
         self._pool = pool
         self._takeover = takeover
-        # A lane keeps the batch that fills it: it holds less than twice its own bound.
-        self._poll_records_max = min(POLL_RECORDS_MAX, takeover.lane_records_max)
         self._topics = list(rules)
         self._clock = clock
         self._telemetry = telemetry
@@ -176,7 +174,9 @@ class Worker:
             self._pool.wait(HELD_BACK_SECONDS)  # Until a slice reports: nothing else makes room.
             batches = []
         else:
-            batches = self._log.poll(self._poll_records_max, self._poll_seconds())
+            # A lane keeps the batch that fills it: it holds less than twice its own bound.
+            records_max = min(POLL_RECORDS_MAX, self._takeover.lane_records_max)
+            batches = self._log.poll(records_max, self._poll_seconds())
         for batch in batches:
             self._arrive(batch)
             self._telemetry.consumed(batch.partition.topic, len(batch.messages))

@@ -89,7 +89,8 @@ class Objects:
             from processor.adapters.objects.s3 import S3Store
 
             s3 = self._settings.s3
-            return S3Store(s3_client(s3, hasty=self._hasty), put_options=s3.put_options)
+            client = s3_client(s3, hasty=self._hasty)
+            return S3Store(client, bucket_owner=s3.bucket_owner, put_options=s3.put_options)
         if scheme == "http":
             from processor.adapters.objects.http import HttpSource
 

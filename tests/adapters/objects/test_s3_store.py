@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
@@ -8,16 +9,21 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from botocore.stub import Stubber
 
+from processor.adapters.objects import stores
 from processor.adapters.objects.s3 import S3Store, part_bytes_for
 from processor.adapters.objects.stores import Objects, s3_client
-from processor.errors import ContractError, PermanentError, StoreUnavailable
+from processor.errors import ContractError, PermanentError, ProcessorError, StoreUnavailable
 from processor.settings import S3Settings
 from tests.adapters.objects.conformance import LARGE, MIB, Meeting, exercise_store, read, sha256
 from tests.adapters.objects.s3_server import BUCKET, Line, S3Server, fresh_base, settings_for
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 pytestmark = pytest.mark.s3
 
@@ -47,6 +53,40 @@ def test_sha256_is_recorded_when_known_before_the_upload(objects: Objects, base:
         recorded[name] = status.sha256
 
     assert recorded == {"s": sha256(b"s"), "m": sha256(LARGE), "u": None}
+
+
+def test_encryption_and_the_bucket_s_owner_go_with_every_request_that_takes_them(
+    s3: S3Server, base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: dict[str, dict[str, str]] = {}
+
+    def listening(settings: S3Settings, **how: bool) -> S3Client:
+        client = s3_client(settings, **how)
+
+        def note(model: Any, params: dict[str, Any], **_: Any) -> None:
+            # The last of each operation: what boto3 is about to sign and send.
+            sent[model.name] = {name.lower(): str(v) for name, v in params["headers"].items()}
+
+        client.meta.events.register("before-call.s3", note)
+        return client
+
+    monkeypatch.setattr(stores, "s3_client", listening)
+    kms = {"server_side_encryption": "aws:kms", "kms_key_id": "key-of-the-team"}
+    objects = Objects(settings_for(s3, **kms, bucket_owner="123456789012"))
+    for body in (b"small", LARGE):
+        # No key store stands behind this server: what it answers is not what is asked here.
+        with contextlib.suppress(ProcessorError):
+            objects.put(f"{base}/x", io.BytesIO(body), create_only=True)
+    with contextlib.suppress(ProcessorError):
+        objects.stat(f"{base}/x")
+
+    for operation in ("PutObject", "CreateMultipartUpload"):
+        told = sent[operation]
+        assert told["x-amz-server-side-encryption"] == "aws:kms"
+        assert told["x-amz-server-side-encryption-aws-kms-key-id"] == "key-of-the-team"
+    owners = {name: told.get("x-amz-expected-bucket-owner") for name, told in sent.items()}
+    assert owners.keys() >= {"PutObject", "CreateMultipartUpload", "HeadObject"}
+    assert set(owners.values()) == {"123456789012"}
 
 
 def test_failed_upload_leaves_no_parts_behind(s3: S3Server, objects: Objects, base: str) -> None:
