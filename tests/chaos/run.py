@@ -78,6 +78,7 @@ class Run:
 
     handlers = HANDLERS
     job_types = ("chaos.count",)
+    lag_seconds_max = 60.0  # After the last fault.
 
     def __init__(self, stack: Stack, folder: Path, protocol: str, seed: int, plan: Plan) -> None:
         self.plan = plan
@@ -271,7 +272,7 @@ class Run:
         self.scale(1)
         last_fault = time.monotonic()
         feeding.join()
-        zero = self._wait_for_no_lag(time.monotonic() + 60.0)
+        zero = self._wait_for_no_lag(time.monotonic() + self.lag_seconds_max)
         # Jobs may still come after the last fault: their time is counted too.
         lag_zero_seconds = None if zero is None else zero - last_fault
         for slot in list(self.workers):
