@@ -122,7 +122,7 @@ def _check_batch(job_type: str, batch: int | None, linger: float | str | None) -
 def _simple(handler: Callable[..., Any], *, many: bool) -> Callable[[Any], Any] | None:
     """The handler itself, where it can be given the decoded record alone."""
     one = len(_positional(handler)) == 1 and not _takes_many(handler)
-    if one and not _is_async(handler) and _wanted(handler, many=many) is None:
+    if one and _wanted(handler, many=many) is None:
         return _collecting(handler)
     return None
 

@@ -1,7 +1,7 @@
 """Slices whose handlers are coroutines: one asyncio loop on a thread of its own runs them all.
 
-A slice is a task, so thousands are in flight on one thread. Its steps between two coroutines are
-taken on the loop where they cannot block, else on one of a few threads (`Steps.blocks`).
+A handler is a task, so thousands are in flight on one thread. A slice's steps between two of them
+are taken on the loop where they cannot block, else on one of a few threads (`Steps.blocks`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, Protocol
@@ -21,6 +22,7 @@ from processor.engine.slices import Report, Slice
 _LOGGER = logging.getLogger(__name__)
 
 AHEAD = 2.0  # Slices taken for each that may run: the next one starts before the loop comes round.
+GATHER_SECONDS = 0.001  # How late a report may be.
 
 
 class Awaiting(Protocol):
@@ -51,11 +53,12 @@ class Steps(Protocol):
 
 
 # How a handler ended: what its slice goes on with, and the result or fault that it is given.
-Ended = tuple[Callable[..., Awaiting | None], Any]
+Step = Callable[[Generator[Awaiting, Any, None], Any], Awaiting | None]
+Ended = tuple[Step, Any]
 
 
 class CoroutineThread:
-    """Runs slices as tasks; at most `jobs_max` of their handlers are in flight.
+    """Runs slices one step after the other; at most `jobs_max` of their handlers are in flight.
 
     `submit`, `free` and `unfinished` belong to one thread; `report` and `bug` are called on others.
     """
@@ -66,7 +69,7 @@ class CoroutineThread:
         *,
         jobs_max: int,
         threads: int,
-        report: Callable[[Report], None],
+        report: Callable[[Sequence[Report]], None],
         bug: Callable[[BaseException], None],
     ) -> None:
         self._runner = runner
@@ -75,13 +78,17 @@ class CoroutineThread:
         self._report = report
         self._bug = bug
         self.unfinished = 0
-        # Who has a slot, and the step that a thread has taken for it last (asyncio thread).
-        self._slotted: dict[Slice, asyncio.Future[Any] | None] = {}
         self._submitted: deque[Slice] = deque()
         self._woken = False
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._tasks: set[asyncio.Task[None]] = set()  # The loop itself holds them weakly.
+        # What follows belongs to the asyncio thread.
+        self._waiting: deque[Slice] = deque()  # For a slot.
+        self._starting = False  # Some that wait will be started in a moment.
+        # Who has a slot, and the step that a thread has taken for it last.
+        self._slotted: dict[Slice, asyncio.Future[Any] | None] = {}
+        self._tasks: set[asyncio.Task[Ended]] = set()  # The loop itself holds them weakly.
+        self._gathered: list[Report] = []
 
     @property
     def free(self) -> int:
@@ -98,7 +105,7 @@ class CoroutineThread:
             assert self._loop is not None
             if not self._woken:
                 self._woken = True
-                self._loop.call_soon_threadsafe(self._start_all)
+                self._loop.call_soon_threadsafe(self._take_all)
 
     def abandon(self, work: Slice) -> None:
         """Give the slot, and the thread, of an abandoned slice to another."""
@@ -108,7 +115,6 @@ class CoroutineThread:
 
     def _begin(self) -> None:
         self._loop = asyncio.new_event_loop()
-        self._slots = asyncio.Semaphore(self._jobs_max)
         serve = partial(self._serve, self._loop)
         threading.Thread(target=serve, name="processor-async", daemon=True).start()
 
@@ -124,40 +130,72 @@ class CoroutineThread:
                 self._bug(bug)
                 return
 
-    def _start_all(self) -> None:
+    # On the asyncio thread: a slice waits, has a slot, takes steps and awaits coroutines, is freed.
+
+    def _take_all(self) -> None:
         with self._lock:
             submitted, self._submitted = self._submitted, deque()
             self._woken = False
-        assert self._loop is not None
-        for work in submitted:
-            task = self._loop.create_task(self._run(work))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        self._waiting += submitted
+        self._start_some()
 
-    async def _run(self, work: Slice) -> None:
-        """Drive a slice's steps, and await its coroutines."""
-        steps = self._runner.steps(work, self._report)
-        blocks = self._runner.blocks(work)
-        step: Callable[..., Awaiting | None] = _next
-        given: Any = None
-        await self._slots.acquire()
-        self._slotted[work] = None
+    def _start_some(self) -> None:
+        self._starting = False
+        while self._waiting and len(self._slotted) < self._jobs_max:
+            work = self._waiting.popleft()
+            self._slotted[work] = None
+            blocks = self._runner.blocks(work)
+            report = self._report_one if blocks else self._gather
+            steps = self._runner.steps(work, report)
+            self._take_step(_Driven(work, steps, blocks), _next, None)
+
+    def _take_step(self, driven: _Driven, step: Step, given: Any) -> None:
+        """Go on with a slice: here, or on a thread where it may have to wait."""
+        if not driven.blocks:
+            try:
+                awaiting = step(driven.steps, given)
+            except BaseException as bug:  # noqa: BLE001 - the loop ends the worker with it.
+                self._end(driven.work, bug)
+            else:
+                self._await(driven, awaiting)
+            return
+        answer = self._threads.run(partial(step, driven.steps, given))
+        if driven.work in self._slotted:
+            self._slotted[driven.work] = answer
+        answer.add_done_callback(partial(self._stepped, driven))
+
+    def _stepped(self, driven: _Driven, answer: asyncio.Future[Awaiting | None]) -> None:
+        if (bug := answer.exception()) is not None:
+            self._end(driven.work, bug)
+        else:
+            self._await(driven, answer.result())
+
+    def _await(self, driven: _Driven, awaiting: Awaiting | None) -> None:
+        """Start a handler's coroutine; None: the slice has ended."""
+        if awaiting is None:
+            self._free(driven.work)
+            return
+        loop = self._loop
+        assert loop is not None
+        # A task of its own: what it does to its task or its context variables it does to no other.
+        task = loop.create_task(_ended(awaiting.coroutine))
+        self._tasks.add(task)
+        awaiting.context.on_cancel(lambda: loop.call_soon_threadsafe(task.cancel))
+        task.add_done_callback(partial(self._handled, driven, awaiting.context))
+
+    def _handled(self, driven: _Driven, context: JobContext, task: asyncio.Task[Ended]) -> None:
+        self._tasks.discard(task)
         try:
-            while True:
-                if blocks:
-                    answer = self._threads.run(partial(step, steps, given))
-                    if work in self._slotted:
-                        self._slotted[work] = answer
-                    awaiting = await answer
-                else:
-                    awaiting = step(steps, given)
-                if awaiting is None:
-                    return
-                step, given = await _awaited(awaiting)
-        except BaseException as bug:  # noqa: BLE001 - the loop ends the worker with it.
-            self._bug(bug)
-        finally:
-            self._free(work)
+            step, given = task.result()
+        except asyncio.CancelledError as fault:  # It was told at its very end.
+            step, given = _throw, fault
+        if step is _throw and isinstance(given, asyncio.CancelledError):
+            given = _reason(context, given)
+        self._take_step(driven, step, given)
+
+    def _end(self, work: Slice, bug: BaseException) -> None:
+        self._bug(bug)
+        self._free(work)
 
     def _give_up(self, work: Slice) -> None:
         """Free what an abandoned slice holds, unless it has ended meanwhile."""
@@ -168,9 +206,37 @@ class CoroutineThread:
 
     def _free(self, work: Slice) -> None:
         """Give a slice's slot to another, once."""
-        if work in self._slotted:
-            del self._slotted[work]
-            self._slots.release()
+        if self._slotted.pop(work, _NONE) is _NONE or not self._waiting or self._starting:
+            return
+        assert self._loop is not None
+        self._starting = True  # Not at once: this may have been called by what it would call.
+        self._loop.call_soon(self._start_some)
+
+    def _report_one(self, report: Report) -> None:
+        self._report((report,))
+
+    def _gather(self, report: Report) -> None:
+        """Report it soon, with others: each time the worker's own thread is woken costs as much."""
+        if not self._gathered:
+            assert self._loop is not None
+            self._loop.call_later(GATHER_SECONDS, self._report_gathered)
+        self._gathered.append(report)
+
+    def _report_gathered(self) -> None:
+        reports, self._gathered = self._gathered, []
+        self._report(reports)
+
+
+_NONE: Any = object()
+
+
+@dataclass(eq=False, slots=True)
+class _Driven:
+    """A slice with a slot. `blocks`: its steps are taken on threads."""
+
+    work: Slice
+    steps: Generator[Awaiting, Any, None]
+    blocks: bool
 
 
 class _StepThreads:
@@ -227,21 +293,6 @@ def _answer(future: asyncio.Future[Any], answer: Any, fault: BaseException | Non
         future.set_result(answer)
     else:
         future.set_exception(fault)
-
-
-async def _awaited(awaiting: Awaiting) -> Ended:
-    """Await a handler; the answer is what its slice is to be given."""
-    loop = asyncio.get_running_loop()
-    # A task of its own: what it does to its task or its context variables it does to no other job.
-    task = loop.create_task(_ended(awaiting.coroutine))
-    awaiting.context.on_cancel(lambda: loop.call_soon_threadsafe(task.cancel))
-    try:
-        step, given = await task
-    except asyncio.CancelledError as fault:  # It was told at its very end.
-        step, given = _throw, fault
-    if step is _throw and isinstance(given, asyncio.CancelledError):
-        given = _reason(awaiting.context, given)
-    return step, given
 
 
 async def _ended(coroutine: Any) -> Ended:

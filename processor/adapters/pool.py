@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -23,7 +23,7 @@ class ThreadPool:
     def __init__(self, runner: Steps, threads: int, *, coroutines_max: int = 1000) -> None:
         self._run = runner.run
         self._coroutines = CoroutineThread(
-            runner, jobs_max=coroutines_max, threads=threads, report=self._report, bug=self._end
+            runner, jobs_max=coroutines_max, threads=threads, report=self._report_all, bug=self._end
         )
         self._threads = threads
         self._work: SimpleQueue[Slice | None] = SimpleQueue()
@@ -106,6 +106,11 @@ class ThreadPool:
 
     def _report(self, report: Report) -> None:
         self._reports.put(report)
+        self._bell.set()
+
+    def _report_all(self, reports: Sequence[Report]) -> None:
+        for report in reports:
+            self._reports.put(report)
         self._bell.set()
 
     def _end(self, bug: BaseException) -> None:

@@ -42,6 +42,7 @@ class Assignment:
         "running",
         "satellites",
         "settling",
+        "tells_each",
     )
 
     def __init__(
@@ -60,6 +61,7 @@ class Assignment:
         letters: Letters | None = None,
         read: Callable[[Message], tuple[Record, Hop]] | None = None,
         is_async: bool = False,
+        tells_each: bool = True,
         batch_max: int = 1,
         linger_seconds: float = 0.0,
     ) -> None:
@@ -76,6 +78,7 @@ class Assignment:
         self.batch_max = batch_max  # So many records are waited for,
         self.linger_seconds = linger_seconds  # and no longer than this.
         self.is_async = is_async  # Its handlers are coroutines, or some of them are.
+        self.tells_each = tells_each  # A ledger or a status topic is told of each job.
         self.ends = dict.fromkeys(satellites, 0)  # One past the last copy known on each.
         self.floors = [
             Floor(start=starts[each], epoch=(floors or {}).get(each, 0)) for each in satellites

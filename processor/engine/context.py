@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from processor.contracts.claims import ObjectStore, Stream
 
 
+_MAKING = threading.Lock()  # Of an event for a job's cancellation.
+
+
 class JobCancelled(TransientError):
     """The worker wants the job's thread back: it is stopping, or its partition moves on."""
 
@@ -32,6 +35,8 @@ class JobContext:
     __slots__ = (
         "_bind_log",
         "_cancel_reason",
+        "_cancellation",
+        "_cancelled",
         "_checkpoint",
         "_log",
         "_on_cancel",
@@ -39,7 +44,6 @@ class JobContext:
         "_on_progress",
         "_on_transaction",
         "attempt",
-        "cancellation",
         "deadline",
         "job_id",
         "job_type",
@@ -65,7 +69,8 @@ class JobContext:
         self.attempt = attempt
         self.deadline = deadline
         self.objects = objects
-        self.cancellation = threading.Event()
+        self._cancelled = False
+        self._cancellation: threading.Event | None = None
         self._cancel_reason: type[TransientError] = JobCancelled
         self._on_cancel: Callable[[], object] | None = None
         self._on_progress: Callable[[float, float | None], None] | None = None
@@ -85,11 +90,21 @@ class JobContext:
     @property
     def cancelled(self) -> bool:
         """Whether the handler should stop: its time is over, or the worker must let go."""
-        return self.cancellation.is_set()
+        return self._cancelled
+
+    @property
+    def cancellation(self) -> threading.Event:
+        """The same as an event to wait for."""
+        with _MAKING:  # Most handlers never ask for it, and it takes longer to make than the rest.
+            if self._cancellation is None:
+                self._cancellation = threading.Event()
+                if self._cancelled:
+                    self._cancellation.set()
+        return self._cancellation
 
     def raise_if_cancelled(self) -> None:
         """Leave the handler when it was told to stop. Call it between the steps of a long job."""
-        if self.cancellation.is_set():
+        if self._cancelled:
             if self._cancel_reason is JobTimeout:
                 raise JobTimeout(f"job {self.job_id} ran out of time")
             raise self._cancel_reason(f"job {self.job_id} was told to stop")
@@ -147,12 +162,15 @@ class JobContext:
     def cancel(self, reason: type[TransientError]) -> None:
         """Tell the handler to stop (the engine's side)."""
         self._cancel_reason = reason
-        self.cancellation.set()
+        self._cancelled = True
+        with _MAKING:
+            if self._cancellation is not None:
+                self._cancellation.set()
         if self._on_cancel is not None:
             self._on_cancel()
 
     def on_cancel(self, call: Callable[[], object]) -> None:
         """Have `call` made when the job is told to stop; at once if it was told already."""
         self._on_cancel = call
-        if self.cancellation.is_set():
+        if self._cancelled:
             call()

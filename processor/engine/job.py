@@ -15,7 +15,7 @@ class JobSpec:
 
     `call(payload, context)` runs it whatever its signature; `convert` turns the decoded Avro record
     into what the handler asks for and raises ContractError when it cannot. `simple` runs it with
-    the decoded record, where it is a function that asks for no more than that.
+    the decoded record, where it asks for no more than that.
 
     With `batch_max` the handler is given so many jobs at once: `call` and `simple` take a list of
     payloads, `call` a list of contexts too, and a batch waits `linger_seconds` to become full.

@@ -9,14 +9,15 @@ ask for nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from processor.contracts import headers
 from processor.core.lane import Entry
 from processor.engine.batch import results_of
-from processor.engine.call import Abandoned, told_failure
+from processor.engine.call import Abandoned, Awaiting, told_failure
+from processor.engine.context import JobCancelled, JobContext
 from processor.engine.job import JobSpec
 from processor.engine.ports import Clock
 from processor.engine.slices import Done, Failed, Outcome, Report, Running, Slice
@@ -87,7 +88,7 @@ class Quick:
             began = at
             if kind is not None and kind.batch_max is not None:
                 at = self._run_batch(work, kind, at, outcomes)
-            elif kind is not None:
+            elif kind is not None and not kind.spec.is_async:
                 at = self._run_kind(work, kind, at, outcomes, report)
                 work.running = None  # The next kind's schema may have to be asked for.
             if at == began:
@@ -142,7 +143,8 @@ class Quick:
             before, now = now, monotonic()
             at += 1
             if failure is not None:
-                self._fail(work, message, kind, failure, now - before, outcomes)
+                entry = work.lane.entry_of(message)
+                self._fail(work, entry, kind, failure, now - before, outcomes)
                 if not work.passes_failures:
                     work.stop = True
                 continue
@@ -155,6 +157,76 @@ class Quick:
                 done = _begin(work, kind)
                 ended, took = done.offsets.append, done.seconds.append
         return at
+
+    def knows_coroutine(self, prefix: bytes) -> bool:
+        """Whether values that begin so were read before, and coroutines run them."""
+        kind = self._kinds.get(prefix)
+        return kind is not None and kind.spec.is_async
+
+    def steps(
+        self, work: Slice, outcomes: Outcomes, report: Callable[[Report], None]
+    ) -> Generator[Awaiting, Any, int]:
+        """The same for entries whose handlers are coroutines: each is yielded, to be awaited."""
+        monotonic = self._clock.monotonic
+        began, done = monotonic(), None
+        for at, entry in enumerate(work.entries):
+            record = entry.record
+            kind = self._kind(record.value)
+            if work.stop or kind is None or not kind.spec.is_async or not _is_plain(entry, kind):
+                return at
+            if work.skips(record.key):
+                continue
+            try:
+                payload = kind.read(record.value or b"")
+            except ContractError:
+                return at
+            context = self._context(entry, kind)
+            started = monotonic()
+            work.start(Running(record.offset, (context,), started, started + kind.timeout_seconds))
+            failure: BaseException | None = None
+            cancelled = False
+            try:
+                result = yield Awaiting(kind.call(payload), context)
+                if result is not None:
+                    json.dumps(result, allow_nan=False)
+            except GeneratorExit:
+                raise
+            except JobCancelled:  # Its handler obeyed: it comes again.
+                work.stop = cancelled = True
+            except BaseException as fault:  # noqa: BLE001 - it is user code.
+                failure = fault
+            if not work.finish():
+                raise Abandoned
+            if cancelled:
+                return at
+            now = monotonic()
+            if failure is not None:
+                self._fail(work, entry, kind, failure, now - started, outcomes)
+                if not work.passes_failures:
+                    work.stop = True
+                continue
+            if done is None or done.job_type != kind.spec.job_type:
+                done = _begin(work, kind)
+            done.offsets.append(record.offset)
+            done.seconds.append(now - started)
+            if now - began >= FLUSH_SECONDS:
+                report(Report(work, tuple(outcomes), finished=False, done=work.ran))
+                outcomes.clear()
+                work.ran, began, done = [], now, None
+        return len(work)
+
+    def _context(self, entry: Entry, kind: _Kind) -> JobContext:
+        """What its job is told to stop by; the handler is not given it."""
+        job = headers.job_of(entry.record, entry.hop)
+        return JobContext(
+            job_id=job.job_id,
+            job_type=kind.spec.job_type,
+            key=None,
+            attempt=1,
+            deadline=None,
+            objects=None,  # type: ignore[arg-type]  # No handler is given this context.
+            bind_log=lambda: self._bind_log(entry, job, 1),
+        )
 
     def _run_batch(self, work: Slice, kind: _Kind, at: int, outcomes: Outcomes) -> int:
         """Run the next plain jobs of one kind as one batch; returns where it stopped."""
@@ -176,7 +248,8 @@ class Quick:
             if work.failed and work.skips(message.key()):
                 continue  # Its turn had not come: it comes again.
             if isinstance(result, BaseException):
-                self._fail(work, message, kind, result, seconds, outcomes)
+                entry = work.lane.entry_of(message)
+                self._fail(work, entry, kind, result, seconds, outcomes)
                 if not work.passes_failures:
                     work.stop = True
                     break
@@ -210,14 +283,13 @@ class Quick:
     def _fail(
         self,
         work: Slice,
-        message: Message,
+        entry: Entry,
         kind: _Kind,
         fault: BaseException,
         seconds: float,
         outcomes: Outcomes,
     ) -> None:
         """Note a failed run: the rest of its key waits."""
-        entry = work.lane.entry_of(message)
         entry.job = job = headers.job_of(entry.record, entry.hop)
         failure = told_failure(fault, kind.spec, lambda: self._bind_log(entry, job, 1))
         outcomes.append((entry, Failed(failure, seconds)))
@@ -248,6 +320,14 @@ class Quick:
         if len(self._kinds) < KINDS_MAX:
             self._kinds[kind.prefix] = kind
         return kind
+
+
+def _is_plain(entry: Entry, kind: _Kind) -> bool:
+    """Whether a job comes for the first time, and its headers ask for nothing."""
+    if entry.attempt > 0 or entry.ran is not None or entry.hop.replay > 0:
+        return False
+    written = entry.record.headers
+    return not written or headers.says_only_its_type(written, kind.job_type)
 
 
 def _begin(work: Slice, kind: _Kind) -> Done:

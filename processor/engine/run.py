@@ -114,9 +114,12 @@ class Runner:
         """Whether a step of this slice may wait for anything but its handlers' coroutines."""
         if self._ledger.remembers or self._has_sinks or self._claims is not None:
             return True
-        return not all(
-            self._seen.get((entry.record.value or b"")[:PREFIX_BYTES]) for entry in work.entries
-        )
+        prefixes = {(entry.record.value or b"")[:PREFIX_BYTES] for entry in work.entries}
+        return not all(self._seen.get(each) or self._knows(each) for each in prefixes)
+
+    def _knows(self, prefix: bytes) -> bool:
+        """Whether values that begin so are read without a wait, and run by coroutines."""
+        return self._quick is not None and self._quick.knows_coroutine(prefix)
 
     def steps(self, work: Slice, report: Callable[[Report], None]) -> Steps:
         """Run a slice's records in order until one fails, it is asked to stop, or none is left.
@@ -131,6 +134,8 @@ class Runner:
             first = 0
             if work.stretch is not None and self._quick is not None:
                 first = self._quick.run(work, progress.outcomes, report)
+            elif work.plain_coroutines and self._quick is not None:
+                first = yield from self._quick.steps(work, progress.outcomes, report)
             if first < len(work) and not work.stop:  # Stopped: what is left stays fresh.
                 yield from self._run_all(progress, first, report)
                 self._flush(progress)
@@ -222,7 +227,7 @@ class Runner:
                 row = self._row(job.identities(job_type), {}, progress, ask=True)
                 if (outcome := known_outcome(row, job, entry)) is not None:
                     return outcome
-            spec = self._spec(job, job_type)
+            spec = self._spec(job, job_type, progress.work)
             self._note(value, spec)
             if job.job_type is None:  # A stranger's headers name none.
                 job = job._replace(job_type=job_type)
@@ -317,12 +322,17 @@ class Runner:
             known = self._ledger.lookup(identities)
         return row_among(known, identities)
 
-    def _spec(self, job: JobHeaders, job_type: str) -> JobSpec:
+    def _spec(self, job: JobHeaders, job_type: str, work: Slice) -> JobSpec:
         if job.job_type is not None and job.job_type != job_type:
             raise ContractError(f"header says `{job.job_type}`, the value is a `{job_type}`")
         spec = self._jobs.get(job_type)
         if spec is None:
             raise ContractError(f"no handler for job type `{job_type}`")
+        if spec.is_async and not work.is_async:
+            raise ContractError(
+                f"the handler of `{job_type}` is a coroutine, and no job of this topic has one",
+                hint="list the job type among the topic's `jobs`, or submit it to its own topic",
+            )
         return spec
 
     def _note(self, value: bytes | None, spec: JobSpec) -> None:

@@ -125,8 +125,8 @@ class Slice:
 
     __slots__ = (
         "_abandoned", "_abandoning", "_entries", "_fate", "all_done", "assignment", "begun",
-        "failed", "is_async", "lane", "owner", "passes_failures", "ran", "reported", "running",
-        "started_at", "stop", "stretch", "turn",
+        "failed", "is_async", "lane", "owner", "passes_failures", "plain_coroutines", "ran",
+        "reported", "running", "started_at", "stop", "stretch", "turn",
     )  # fmt: skip
 
     def __init__(
@@ -146,6 +146,8 @@ class Slice:
         self.turn = turn
         self.passes_failures = passes_failures
         self.is_async = assignment.is_async
+        # Of jobs that succeed nothing need be told, and of what a tier holds there is more to ask.
+        self.plain_coroutines = self.is_async and not assignment.tells_each and lane.tier == 0
         self.started_at = now  # Monotonic seconds.
         self.stretch = taken if isinstance(taken, Stretch) else None
         self._entries = [] if isinstance(taken, Stretch) else list(taken)

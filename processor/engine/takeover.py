@@ -218,14 +218,15 @@ class Takeover:
                 records_max=self.fence_records_max,
             ),
             is_async=rules.is_async,
+            tells_each=self._tells_each(rules),
             batch_max=rules.batch_max,
             linger_seconds=rules.linger_seconds,
-            read=None if self._needs_each(rules) else reading(rules.policy),
+            read=None if rules.is_async or self._tells_each(rules) else reading(rules.policy),
         )
 
-    def _needs_each(self, rules: Rules) -> bool:
-        """Whether something must be known of each job, even of one that succeeds."""
-        return self.ledger.remembers or rules.publish_status or rules.is_async
+    def _tells_each(self, rules: Rules) -> bool:
+        """Whether somebody is told of each job, even of one that succeeds."""
+        return self.ledger.remembers or rules.publish_status
 
     def _letters_of(self, main: Partition) -> Partition:
         return Partition(self.rules[main.topic].topic.dead_letter_topic, main.number)

@@ -164,6 +164,7 @@ class Bench:
     batches: list[list[int]] = field(default_factory=list)  # What it was given.
     contexts: list[JobContext] = field(default_factory=list)  # Of the latest batch, if it asks.
     is_async: bool = False  # The handler is a coroutine.
+    payload_alone: bool = False  # And asks for nothing else.
 
     def __post_init__(self) -> None:
         self.make_topics()
@@ -352,7 +353,7 @@ class Bench:
             timeout_seconds=None,
             permanent=(ZeroDivisionError,),
             sinks=(self.sink,) if self.sinks is None else self.sinks,
-            simple=None if self.is_async else lambda n: self._handle(n, None),
+            simple=self._simple,
         )
         if self.batch_max is not None:
             spec = replace(
@@ -362,6 +363,12 @@ class Bench:
                 simple=lambda numbers: self._handle_batch(numbers, []),
             )
         return {"count": spec}
+
+    @property
+    def _simple(self) -> Callable[[int], Any] | None:
+        if not self.is_async:
+            return lambda n: self._handle(n, None)
+        return (lambda n: self._handle_async(n, None)) if self.payload_alone else None
 
     def _decode(self, value: bytes | None) -> tuple[str, Any]:
         if self.decode_faults:

@@ -19,13 +19,15 @@ from processor.core.lane import Ordering
 from processor.engine.job import JobSpec
 from processor.sinks.no_ledger import NoLedger
 from processor.testing.memory_ledger import MemoryLedger, MemorySink
-from tests.engine.bench import MAIN, TIER_1, Bench, Member
+from tests.engine.bench import LETTERS, MAIN, TIER_1, Bench, Member
 
 
-@pytest.fixture
-def bench() -> Bench:
+@pytest.fixture(params=["a context", "the payload alone"])
+def bench(request: pytest.FixtureRequest) -> Bench:
+    """A handler that asks for so much."""
     made = Bench(NoLedger(), None, list, sinks=())  # type: ignore[arg-type]
     made.is_async = True
+    made.payload_alone = request.param == "the payload alone"
     return made
 
 
@@ -405,3 +407,25 @@ def told_in(bench: Bench, member: Member, *, minutes: int) -> list[str]:
             member.worker.step()
             member.pool.wait(0.005)
     return [each.why for each in member.worker.watch.stalls]
+
+
+class Strange(Mixed):
+    """A topic of functions, in a worker that has a coroutine for another topic's jobs."""
+
+    def _jobs(self) -> dict[str, JobSpec]:
+        spec = Bench._jobs(self)["count"]
+        coroutine = replace(spec, job_type="plain", call=self._handle_async, is_async=True)
+        return {"count": spec, "plain": coroutine}
+
+
+def test_coroutine_s_job_on_a_topic_of_functions_is_dead_and_ends_no_worker():
+    bench = Strange(NoLedger(), None, list, sinks=())  # type: ignore[arg-type]
+    bench.submit(100)
+    bench.submit(1)
+
+    bench.member().go()
+
+    (hop,) = bench.hops(LETTERS)
+    assert hop.error_message is not None
+    assert "a coroutine, and no job of this topic has one" in hop.error_message
+    assert (bench.runs, bench.left(MAIN)) == ([1], 0)
