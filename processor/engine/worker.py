@@ -32,6 +32,7 @@ from processor.errors import OutageError
 from processor.model import Batch, JobStatus, Partition, record_of
 
 POLL_RECORDS_MAX = 4000  # Large: every turn costs the same, and so does every change of threads.
+POLL_COROUTINES_MAX = 200  # Small: while so many arrive, no coroutine that ended makes room.
 POLL_SECONDS_MAX = 0.1  # Idle: how late a timer may be noticed.
 COMMIT_ALL_SECONDS = 600.0
 POLL_SECONDS_MIN = 0.001  # Busy: how late a report may be noticed.
@@ -174,15 +175,19 @@ class Worker:
             self._pool.wait(HELD_BACK_SECONDS)  # Until a slice reports: nothing else makes room.
             batches = []
         else:
-            # A lane keeps the batch that fills it: it holds less than twice its own bound.
-            records_max = min(POLL_RECORDS_MAX, self._takeover.lane_records_max)
-            batches = self._log.poll(records_max, self._poll_seconds())
+            batches = self._log.poll(self._poll_records_max(), self._poll_seconds())
         for batch in batches:
             self._arrive(batch)
             self._telemetry.consumed(batch.partition.topic, len(batch.messages))
         moved = self._turn()
         self.watch.look(self.assignments, self._untaken, self._runs.slices)
         self._quiet_turns = 0 if batches or moved else self._quiet_turns + 1
+
+    def _poll_records_max(self) -> int:
+        """How many records to take in a turn. A lane keeps the batch that fills it."""
+        coroutines = any(each.is_async for each in self._assignments.values())
+        records_max = POLL_COROUTINES_MAX if coroutines else POLL_RECORDS_MAX
+        return min(records_max, self._takeover.lane_records_max)
 
     def _arrive(self, batch: Batch) -> None:
         found = self._lanes.get(batch.partition)
