@@ -10,7 +10,8 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
@@ -22,7 +23,7 @@ from processor.engine.slices import Report, Slice
 _LOGGER = logging.getLogger(__name__)
 
 AHEAD = 2.0  # Slices taken for each that may run: the next one starts before the loop comes round.
-GATHER_SECONDS = 0.001  # How late a report may be.
+RING_SECONDS = 0.001  # How late the worker's thread may be woken.
 
 
 class Awaiting(Protocol):
@@ -60,7 +61,8 @@ Ended = tuple[Step, Any]
 class CoroutineThread:
     """Runs slices one step after the other; at most `jobs_max` of their handlers are in flight.
 
-    `submit`, `free` and `unfinished` belong to one thread; `report` and `bug` are called on others.
+    `submit`, `free` and `unfinished` belong to one thread; what is given it is called on others.
+    `report` keeps a report for the worker's thread, `ring` wakes it.
     """
 
     def __init__(
@@ -69,13 +71,15 @@ class CoroutineThread:
         *,
         jobs_max: int,
         threads: int,
-        report: Callable[[Sequence[Report]], None],
+        report: Callable[[Report], None],
+        ring: Callable[[], None],
         bug: Callable[[BaseException], None],
     ) -> None:
         self._runner = runner
         self._jobs_max = jobs_max
         self._threads = _StepThreads(threads)
         self._report = report
+        self._ring = ring
         self._bug = bug
         self.unfinished = 0
         self._submitted: deque[Slice] = deque()
@@ -88,7 +92,7 @@ class CoroutineThread:
         # Who has a slot, and the step that a thread has taken for it last.
         self._slotted: dict[Slice, asyncio.Future[Any] | None] = {}
         self._tasks: set[asyncio.Task[Ended]] = set()  # The loop itself holds them weakly.
-        self._gathered: list[Report] = []
+        self._ringing = False  # The worker's thread will be woken in a moment.
 
     @property
     def free(self) -> int:
@@ -144,20 +148,16 @@ class CoroutineThread:
         while self._waiting and len(self._slotted) < self._jobs_max:
             work = self._waiting.popleft()
             self._slotted[work] = None
-            blocks = self._runner.blocks(work)
-            report = self._report_one if blocks else self._gather
-            steps = self._runner.steps(work, report)
-            self._take_step(_Driven(work, steps, blocks), _next, None)
+            with self._ending_with_a_bug(work):
+                blocks = self._runner.blocks(work)
+                report = self._report_at_once if blocks else self._report_soon
+                steps = self._runner.steps(work, report)
+                self._take_step(_Driven(work, steps, blocks), _next, None)
 
     def _take_step(self, driven: _Driven, step: Step, given: Any) -> None:
         """Go on with a slice: here, or on a thread where it may have to wait."""
         if not driven.blocks:
-            try:
-                awaiting = step(driven.steps, given)
-            except BaseException as bug:  # noqa: BLE001 - the loop ends the worker with it.
-                self._end(driven.work, bug)
-            else:
-                self._await(driven, awaiting)
+            self._await(driven, step(driven.steps, given))
             return
         answer = self._threads.run(partial(step, driven.steps, given))
         if driven.work in self._slotted:
@@ -165,9 +165,7 @@ class CoroutineThread:
         answer.add_done_callback(partial(self._stepped, driven))
 
     def _stepped(self, driven: _Driven, answer: asyncio.Future[Awaiting | None]) -> None:
-        if (bug := answer.exception()) is not None:
-            self._end(driven.work, bug)
-        else:
+        with self._ending_with_a_bug(driven.work):
             self._await(driven, answer.result())
 
     def _await(self, driven: _Driven, awaiting: Awaiting | None) -> None:
@@ -185,17 +183,23 @@ class CoroutineThread:
 
     def _handled(self, driven: _Driven, context: JobContext, task: asyncio.Task[Ended]) -> None:
         self._tasks.discard(task)
-        try:
-            step, given = task.result()
-        except asyncio.CancelledError as fault:  # It was told at its very end.
-            step, given = _throw, fault
-        if step is _throw and isinstance(given, asyncio.CancelledError):
-            given = _reason(context, given)
-        self._take_step(driven, step, given)
+        with self._ending_with_a_bug(driven.work):
+            try:
+                step, given = task.result()
+            except asyncio.CancelledError as fault:  # It was told at its very end.
+                step, given = _throw, fault
+            if step is _throw and isinstance(given, asyncio.CancelledError):
+                given = _reason(context, given)
+            self._take_step(driven, step, given)
 
-    def _end(self, work: Slice, bug: BaseException) -> None:
-        self._bug(bug)
-        self._free(work)
+    @contextmanager
+    def _ending_with_a_bug(self, work: Slice) -> Iterator[None]:
+        """End the worker with what a slice's steps let out: asyncio would but log it."""
+        try:
+            yield
+        except BaseException as bug:  # noqa: BLE001 - the loop ends the worker with it.
+            self._bug(bug)
+            self._free(work)
 
     def _give_up(self, work: Slice) -> None:
         """Free what an abandoned slice holds, unless it has ended meanwhile."""
@@ -212,19 +216,21 @@ class CoroutineThread:
         self._starting = True  # Not at once: this may have been called by what it would call.
         self._loop.call_soon(self._start_some)
 
-    def _report_one(self, report: Report) -> None:
-        self._report((report,))
+    def _report_at_once(self, report: Report) -> None:
+        self._report(report)
+        self._ring()
 
-    def _gather(self, report: Report) -> None:
-        """Report it soon, with others: each time the worker's own thread is woken costs as much."""
-        if not self._gathered:
+    def _report_soon(self, report: Report) -> None:
+        """Keep it, and wake the worker's thread soon, for others too: each time costs as much."""
+        self._report(report)
+        if not self._ringing:
             assert self._loop is not None
-            self._loop.call_later(GATHER_SECONDS, self._report_gathered)
-        self._gathered.append(report)
+            self._ringing = True
+            self._loop.call_later(RING_SECONDS, self._ring_now)
 
-    def _report_gathered(self) -> None:
-        reports, self._gathered = self._gathered, []
-        self._report(reports)
+    def _ring_now(self) -> None:
+        self._ringing = False
+        self._ring()
 
 
 _NONE: Any = object()
@@ -266,8 +272,8 @@ class _StepThreads:
         answer.add_done_callback(self._end_one)
 
     def _start(self) -> None:
-        self._started += 1
         threading.Thread(target=self._serve, name="processor-step", daemon=True).start()
+        self._started += 1
 
     def _end_one(self, _: asyncio.Future[Any]) -> None:
         self._count -= 1

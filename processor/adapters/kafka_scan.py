@@ -16,6 +16,7 @@ from processor.errors import BrokerUnavailable
 from processor.model import Partition, Record, record_of
 
 SCAN_RECORDS = 2_000
+COLLECT_AFTER = 100_000  # Objects made and not freed.
 
 
 def scan(
@@ -24,13 +25,13 @@ def scan(
     """Read each partition from an offset to before another; so long may pass without a record."""
     left = {each: end for each, (start, end) in ranges.items() if start < end}
     scanner = made(Consumer, scanner_settings(settings))
-    with contextlib.closing(scanner), _without_collections():
+    with contextlib.closing(scanner), _collecting_seldom():
         given = [TopicPartition(*each, ranges[each][0]) for each in left]
         scanner.assign(given)
         until = time.monotonic() + seconds_max
         while left:
-            messages = scanner.consume(SCAN_RECORDS, 0.1)
-            for message in messages:
+            found = False
+            for message in scanner.consume(SCAN_RECORDS, 0.1):
                 if (error := message.error()) is not None:
                     if error.code() != KafkaError._PARTITION_EOF:
                         where = Partition(message.topic() or "", message.partition() or 0)
@@ -38,8 +39,9 @@ def scan(
                     continue
                 record = record_of(message)
                 if record.offset < left.get(Partition(record.topic, record.partition), 0):
+                    found = True
                     yield record
-            if messages:
+            if found:
                 until = time.monotonic() + seconds_max
             positions = scanner.position([TopicPartition(*each) for each in left])
             for each in positions:
@@ -54,13 +56,14 @@ def scan(
 
 
 @contextlib.contextmanager
-def _without_collections() -> Iterator[None]:
-    """Look for no cycles: a million records have none, and looking takes a fifth of the time."""
-    if not gc.isenabled():
-        yield
-        return
-    gc.disable()
+def _collecting_seldom() -> Iterator[None]:
+    """Look for cycles seldom: a million records have none, and looking takes a fifth of the time.
+
+    Not never: handlers of other partitions run meanwhile.
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(COLLECT_AFTER, *before[1:])
     try:
         yield
     finally:
-        gc.enable()
+        gc.set_threshold(*before)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -22,15 +22,20 @@ class ThreadPool:
 
     def __init__(self, runner: Steps, threads: int, *, coroutines_max: int = 1000) -> None:
         self._run = runner.run
-        self._coroutines = CoroutineThread(
-            runner, jobs_max=coroutines_max, threads=threads, report=self._report_all, bug=self._end
-        )
         self._threads = threads
         self._work: SimpleQueue[Slice | None] = SimpleQueue()
         self._errands: SimpleQueue[tuple[Callable[[], Any], Any] | None] = SimpleQueue()
         self._reports: SimpleQueue[Report] = SimpleQueue()
         self._ended: SimpleQueue[tuple[Any, Any]] = SimpleQueue()
         self._bell = threading.Event()
+        self._coroutines = CoroutineThread(
+            runner,
+            jobs_max=coroutines_max,
+            threads=threads,
+            report=self._reports.put,
+            ring=self._bell.set,
+            bug=self._end,
+        )
         self._started = 0
         self._unfinished = 0
         self._closed = False
@@ -106,11 +111,6 @@ class ThreadPool:
 
     def _report(self, report: Report) -> None:
         self._reports.put(report)
-        self._bell.set()
-
-    def _report_all(self, reports: Sequence[Report]) -> None:
-        for report in reports:
-            self._reports.put(report)
         self._bell.set()
 
     def _end(self, bug: BaseException) -> None:

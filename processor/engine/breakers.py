@@ -38,7 +38,8 @@ class Breakers:
             return
         if topic not in self._closed:
             return
-        if any(isinstance(outcome, Succeeded) for _, outcome in report.outcomes):
+        plain = any(each.offsets for each in report.done)
+        if plain or any(isinstance(outcome, Succeeded) for _, outcome in report.outcomes):
             del self._closed[topic]
             self._logger.info("the sink answers again: the topic's jobs go on", topic=topic)
         elif report.finished:

@@ -147,9 +147,9 @@ class Quick:
                 self._fail(work, entry, kind, failure, now - before, outcomes)
                 if not work.passes_failures:
                     work.stop = True
-                continue
-            ended(offset)
-            took(now - before)
+            else:
+                ended(offset)
+                took(now - before)
             if now >= flush_at:
                 report(Report(work, tuple(outcomes), finished=False, done=work.ran))
                 outcomes.clear()
@@ -204,11 +204,11 @@ class Quick:
                 self._fail(work, entry, kind, failure, now - started, outcomes)
                 if not work.passes_failures:
                     work.stop = True
-                continue
-            if done is None or done.job_type != kind.spec.job_type:
-                done = _begin(work, kind)
-            done.offsets.append(record.offset)
-            done.seconds.append(now - started)
+            else:
+                if done is None or done.job_type != kind.spec.job_type:
+                    done = _begin(work, kind)
+                done.offsets.append(record.offset)
+                done.seconds.append(now - started)
             if now - began >= FLUSH_SECONDS:
                 report(Report(work, tuple(outcomes), finished=False, done=work.ran))
                 outcomes.clear()

@@ -429,3 +429,105 @@ def test_coroutine_s_job_on_a_topic_of_functions_is_dead_and_ends_no_worker():
     assert hop.error_message is not None
     assert "a coroutine, and no job of this topic has one" in hop.error_message
     assert (bench.runs, bench.left(MAIN)) == ([1], 0)
+
+
+class Held:
+    """A step that holds the loop's thread until it is let go."""
+
+    def __init__(self) -> None:
+        self.reached, self._let_go = threading.Event(), threading.Event()
+
+    def __call__(self, _: object) -> None:
+        self.reached.set()
+        assert self._let_go.wait(20)
+
+    def let_go(self) -> None:
+        self._let_go.set()
+
+
+def known(bench: Bench, **how: Any) -> Member:
+    """A member that has learnt the schema: its slices take their steps on the loop's thread."""
+    bench.submit(9, "z")
+    member = member_of(bench, **how)
+    until(member, lambda: bench.committed() == 1)
+    bench.runs.clear()
+    return member
+
+
+def test_run_that_was_reported_is_not_repeated_when_the_next_one_holds_the_loop(bench: Bench):
+    held = Held()
+    member = known(bench, timeout_seconds=1.0, timeout_grace_seconds=0.5)
+    bench.submit(0, "a")
+    bench.submit(1, "a")
+    bench.script = {0: [lambda _: bench.clock.advance(0.2)], 1: [held]}
+    until(member, held.reached.is_set)
+    until(member, lambda: member.lane.watermark.unsettled == 1)
+    bench.clock.advance(3.0)
+    until(member, lambda: bench.logger.told("job abandoned: it ignores its timeout"))
+    held.let_go()
+    until(member, lambda: bench.numbers(TIER_1) == [1])
+
+    assert bench.runs == [0, 1]
+
+
+def test_jobs_that_ended_are_committed_though_another_one_holds_the_loop(bench: Bench):
+    held = Held()
+    member = known(bench)
+    for n in range(5):
+        bench.submit(n, f"k{n}")
+    bench.script[4] = [lambda _: asyncio.sleep(0), held]
+    until(member, held.reached.is_set)
+    until(member, lambda: bench.committed() == 5)
+    held.let_go()
+
+    until(member, lambda: bench.committed() == 6)
+
+
+def test_failure_is_told_before_the_next_job_of_its_slice_has_ended(bench: Bench):
+    def fail_slowly(_: object) -> None:
+        bench.clock.advance(0.2)
+        raise OSError("no answer")
+
+    for n in range(3):
+        bench.submit(n, f"k{n}")
+    bench.script = {0: [fail_slowly], 1: [fail_slowly], 2: [deaf]}
+    member = bench.member(
+        ordering=Ordering.PARTITION, pool_of=lambda runner: ThreadPool(runner, threads=2)
+    )
+
+    until(member, lambda: bench.numbers(TIER_1) == [0, 1])
+
+    assert bench.runs == [0, 1, 2]
+
+
+def test_step_s_thread_that_cannot_be_started_ends_the_worker(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+):
+    start, refusals = threading.Thread.start, [RuntimeError("can't start new thread")]
+
+    def refuse_once(thread: threading.Thread) -> None:
+        if "-step" in thread.name and refusals:
+            raise refusals.pop()
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse_once)
+    bench.submit(0)
+
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        until(member_of(bench), lambda: bench.committed() == 1)
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+def test_task_that_cannot_be_made_ends_the_worker(bench: Bench):
+    def spoil(_: object) -> None:
+        def no_task(loop: object, coroutine: Any, **_: Any) -> Any:
+            coroutine.close()
+            raise RuntimeError("no task")
+
+        asyncio.get_running_loop().set_task_factory(no_task)
+
+    bench.script[0] = [spoil]
+    bench.submit(0, "a")
+    bench.submit(1, "b")
+    with pytest.raises(RuntimeError, match="no task"):
+        until(member_of(bench, coroutines_max=1), lambda: bench.committed() == 2)
