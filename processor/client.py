@@ -53,6 +53,14 @@ _UNANSWERED = {
     KafkaError._PURGE_INFLIGHT: "before the Client was closed",
 }
 _MAKING = threading.Lock()  # What is waited on is made once, whoever waits.
+_FORKS = [0]  # How many forks lie between this process and the one that imported this module.
+
+
+def _forked() -> None:
+    _FORKS[0] += 1
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 class Submission:
@@ -138,7 +146,7 @@ class Client:
         self._claims: ClaimStore | None = None
         self._lock = threading.Lock()
         self._producer: Producer | None = None
-        self._pid = os.getpid()
+        self._forks = _FORKS[0]
         self._handing_over = threading.RLock()  # A signal's handler may submit too.
         self._closed = threading.Event()  # Nothing more is handed over.
         self._ended = threading.Event()  # And everything is answered.
@@ -286,7 +294,7 @@ class Client:
             self.close()
 
     def _started(self) -> Producer:
-        if os.getpid() != self._pid:
+        if self._forks != _FORKS[0]:
             raise UsageError(
                 "this Client was made before a fork and cannot work after it",
                 hint="make the Client in the child process",

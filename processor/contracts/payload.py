@@ -74,9 +74,19 @@ def checker(kind: Any, definitions: dict[str, Any] | None = None) -> Check:
             return checker(base, named)
 
 
+# Values of these types need no further look, but texts that are not ASCII.
+_ALWAYS_RIGHT: dict[str, type] = {"string": str, "bytes": bytes, "boolean": bool, "double": float}
+
+
 def _record_checker(kind: dict[str, Any], named: dict[str, Any]) -> Check:
     fields = [
-        (field["name"], checker(field["type"], named), "default" in field, field["type"])
+        (
+            field["name"],
+            _ALWAYS_RIGHT.get(field["type"]) if isinstance(field["type"], str) else None,
+            checker(field["type"], named),
+            "default" in field,
+            field["type"],
+        )
         for field in kind["fields"]
     ]
     names = frozenset(name for name, *_ in fields)
@@ -85,11 +95,14 @@ def _record_checker(kind: dict[str, Any], named: dict[str, Any]) -> Check:
         if not isinstance(value, Mapping):
             raise Mismatch("a record", found(value))
         present = 0
-        for name, check_field, optional, field_kind in fields:
+        for name, right, check_field, optional, field_kind in fields:
             if name in value:
                 present += 1
+                given: Any = value[name]
+                if type(given) is right and (right is not str or given.isascii()):
+                    continue
                 try:
-                    check_field(value[name])
+                    check_field(given)
                 except Mismatch as mismatch:
                     raise mismatch.under(name) from None
             elif not optional:
