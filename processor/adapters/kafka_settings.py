@@ -26,6 +26,9 @@ _CONSUMER: dict[str, Any] = {
     "fetch.wait.max.ms": 100,
     "queued.min.messages": 5000,
     "queued.max.messages.kbytes": 16384,
+    # Of each partition in one answer, compressed: the client unpacks all of them before it looks
+    # how much it has queued. A larger record still comes, alone.
+    "fetch.message.max.bytes": 256 * 1024,
 }
 _PRODUCER: dict[str, Any] = {
     "enable.idempotence": True,
@@ -74,6 +77,7 @@ def scanner_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         # A message takes several times its bytes in the client: more would only take memory.
         "queued.min.messages": 20_000,
         "queued.max.messages.kbytes": 16_384,
+        "fetch.message.max.bytes": 1024 * 1024,
     }
 
 

@@ -79,7 +79,7 @@ _ALWAYS_RIGHT: dict[str, type] = {"string": str, "bytes": bytes, "boolean": bool
 
 
 def _record_checker(kind: dict[str, Any], named: dict[str, Any]) -> Check:
-    fields = [
+    fields: list[tuple[str, Any, Check, bool, Any]] = [
         (
             field["name"],
             _ALWAYS_RIGHT.get(field["type"]) if isinstance(field["type"], str) else None,
@@ -98,7 +98,7 @@ def _record_checker(kind: dict[str, Any], named: dict[str, Any]) -> Check:
         for name, right, check_field, optional, field_kind in fields:
             if name in value:
                 present += 1
-                given: Any = value[name]
+                given = value[name]
                 if type(given) is right and (right is not str or given.isascii()):
                     continue
                 try:
