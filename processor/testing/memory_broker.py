@@ -61,7 +61,10 @@ class Group:
         """Tell a member what has changed, from inside its `poll`. Returns what it has to let go."""
         assert member in self.members
         member.generation = self.generation
-        gone = sorted(each for each in member.owned if self._wanted.get(each) is not member)
+        mine = {each for each, to in self._wanted.items() if to is member}
+        if member.told and mine == member.owned:
+            return []
+        gone = sorted(member.owned - mine)
         if gone:
             rebalance.revoked(gone)
             member.owned -= set(gone)

@@ -113,8 +113,8 @@ class SimLog(MemoryLog):
 
     def fetched(self, records_max: int, timeout_seconds: float) -> list[Record]:
         # What arrives together is chance: a partition's leader may be slow, or far behind.
-        order = list(self._positions)
-        self._world.random.shuffle(order)
+        draw = self._world.random.random
+        order = sorted(self._positions, key=lambda _: draw())
         self._positions = {each: self._positions[each] for each in order}
         records_max = self._world.random.choice((1, 2, records_max))
         records = super().fetched(records_max, timeout_seconds)
@@ -309,6 +309,7 @@ class World:
             ),
             worker_id="w",
         )
+        worker.watch._gauges.look = lambda *_: None  # Nobody reads them.
         member = made[0] = Member(worker, log, pool)
         pool.on_wait = lambda seconds: self.while_draining(member, seconds)
         log.before_commit = log.after_commit = self.commit_trouble
