@@ -210,6 +210,7 @@ class Client:
             topic=topic.name,
             encode=encoder.encode,
             message_bytes_max=topic.message_max,
+            start_within_seconds=topic.wait_seconds_max,
             claims=self._claim_store(),
             source=self._source,
             now=time.time(),

@@ -131,7 +131,9 @@ def other_groups(ledger: Ledger, group: str, topics: Sequence[Topic]) -> str | N
 
 
 def prepare_sinks(ledger: Ledger, topics: Sequence[Topic], jobs: Mapping[str, JobSpec]) -> None:
-    """Have the sinks with tables create or check them. UsageError: results could not be written."""
+    """Have sinks make or check what they write to. UsageError: results could not be written."""
+    from processor.sinks.kafka import KafkaSink
+
     for job in {job: None for topic in topics for job in topic.jobs}:
         for sink in jobs[job].sinks:
             if isinstance(sink, Prepared):
@@ -142,3 +144,5 @@ def prepare_sinks(ledger: Ledger, topics: Sequence[Topic], jobs: Mapping[str, Jo
                         hint="set ledger.url to the sink's database",
                     )
                 ledger.prepare([sink])
+            elif isinstance(sink, KafkaSink):
+                sink.check()

@@ -26,7 +26,7 @@ from processor.contracts.claims import ClaimStore
 from processor.contracts.schemas import SchemaSet
 from processor.contracts.topics import Topic, TopicSet
 from processor.core.lane import Entry, Ordering
-from processor.core.retry import RetryPolicy
+from processor.core.retry import DELAY_SECONDS_MAX, RetryPolicy
 from processor.engine.call import Caller
 from processor.engine.job import JobSpec
 from processor.engine.quick import Quick
@@ -284,6 +284,7 @@ def rules_of(topic: Topic, jobs: Mapping[str, JobSpec]) -> Rules:
             delays_seconds=topic.delays_seconds,
             attempts_max=topic.attempts_max,
             jitter_ratio=topic.retry.jitter,
+            asked_seconds_max=min(DELAY_SECONDS_MAX, topic.wait_seconds_max),
         ),
         publish_status=topic.status.publish,
         fence=Ordering(topic.fence),

@@ -23,6 +23,9 @@ OTHER_VARIABLES = {
     "PROCESSOR_CONFIG": "the path of the settings file, instead of processor.toml",
     "PROCESSOR_CACHE_DIR": "where the local stack keeps what it downloads",
     "PROCESSOR_MAVEN_URL": "where the local stack downloads Java archives from",
+    "PROCESSOR_DEV_DIR": "`processor dev --dir`",
+    "PROCESSOR_DEV_BROKERS": "`processor dev up --brokers`",
+    "PROCESSOR_DEV_FIXED_PORTS": "`processor dev up --fixed-ports`",
 }
 
 # Kubernetes adds these for a Service called `processor` or `processor-…`; nobody chose them.

@@ -156,7 +156,7 @@ class Waiting:
             tried = f"{hop.attempt} of {self._topic.attempts_max}"
             why += f", whose attempt {tried} failed with {hop.error_class}"
         source = f"{fact.source}, {first.topic}-{first.partition}-{first.offset}"
-        return replace(fact, state="held", why=why, next_try=_time(hop), source=source)
+        return replace(fact, state="waiting", why=why, next_try=_time(hop), source=source)
 
     def _dead(self, wanted: str) -> Iterator[Fact]:
         """Tell of the dead and the held that have this key or id."""
@@ -167,13 +167,15 @@ class Waiting:
                 continue
             row = dead.row()
             why = f"{row['error_class']}: {row['error_message']}"
+            which = f"--job-id {row['job_id']}"
             if dead.state == "held":
                 why = f"its key is held since job {row['held_behind']} died"
+                which = f"--key {row['key']}"
             yield Fact(
                 job_id=row["job_id"],
                 key=row["key"],
                 state=dead.state,
-                why=f"{why}; `processor dead replay {self._topic.name}` runs it again",
+                why=f"{why}; `processor dead replay {self._topic.name} {which}` runs it again",
                 source=row["position"] + (", ledger" if self._ledger is not None else ""),
                 attempts=f"{row['attempts']} of {self._topic.attempts_max}",
             )

@@ -78,6 +78,14 @@ def ledger_of(settings: Settings, *, needed: bool = False) -> OperatorLedger | N
         return None
 
 
+def _kept_in(settings: Settings) -> OperatorLedger | None:
+    """Open the workers' ledger, which must be here where they have one."""
+    ledger = ledger_of(settings, needed=True)
+    if ledger is None:
+        output.say("ledger.url is `none`: no key is held, and nothing is kept of what was done")
+    return ledger
+
+
 @dead.command("list")
 @click.argument("topic_names", nargs=-1, metavar="[TOPIC]...")
 @filter_options
@@ -175,7 +183,7 @@ def keys(topic_names: tuple[str, ...], as_json: bool) -> None:
 
     settings = load_settings()
     topics = declared_topics(settings, topic_names)
-    ledger = ledger_of(settings)
+    ledger = _kept_in(settings)
     rows = [
         {
             "topic": topic.name,
@@ -204,7 +212,7 @@ def audit(limit: int, as_json: bool) -> None:
     from processor.dead import iso
     from processor.settings import load_settings
 
-    ledger = ledger_of(load_settings())
+    ledger = _kept_in(load_settings())
     rows = [
         {
             "number": each.number,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from processor.settings import Settings
 
 ROUNDS_MAX = 50
+DONE: dict[Action, str] = {"replay": "appended", "release": "released", "purge": "purged"}
 COLUMNS = ("partition", "key", "closed", "jobs", "first_job", "error_class", "cursor")
 
 
@@ -195,7 +196,7 @@ def _rounds(
         places = {(each.partition, each.key) for each in again}
         units = tuple(u for u in more.units if (u.partition, u.key) in places)
         planned = Plan(planned.action, units, ())
-    output.say(f"{planned.action}: {jobs} job(s) of `{topic.name}` done")
+    output.say(f"{planned.action}: {jobs} job(s) of `{topic.name}` {DONE[planned.action]}")
 
 
 def _carried_out(revival: Any, planned: Plan, wanted: Filter) -> Progress:

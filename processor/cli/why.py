@@ -14,9 +14,12 @@ COLUMNS = ("job_id", "state", "attempts", "next_try", "why", "source")
 @click.command()
 @click.argument("key_or_job_id", metavar="KEY|JOB_ID")
 @click.option("--topic", "topic_name", help="The main topic; default: all declared ones.")
+@click.option("--group", help="The workers' consumer group.  [env: PROCESSOR_WORKER_GROUP]")
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="At most.")
 @output.json_option
-def why(key_or_job_id: str, topic_name: str | None, limit: int, as_json: bool) -> None:
+def why(
+    key_or_job_id: str, topic_name: str | None, group: str | None, limit: int, as_json: bool
+) -> None:
     """Tell where a job, or each job of a key, is and why it does not run. Exit 3: nothing is known.
 
     \b
@@ -30,7 +33,7 @@ def why(key_or_job_id: str, topic_name: str | None, limit: int, as_json: bool) -
     from processor.settings import load_settings
     from processor.why import Waiting
 
-    settings = load_settings()
+    settings = load_settings(overrides={"worker.group": group})
     topics = declared_topics(settings, (topic_name,) if topic_name else ())
     ledger = ledger_of(settings)
     found = []

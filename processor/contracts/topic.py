@@ -215,6 +215,15 @@ class Topic(_Part):
         return self.retention if self.retry.retention is None else self.retry.retention
 
     @property
+    def wait_seconds_max(self) -> float:
+        """How long a job may wait in a retry topic, or on main where there is none.
+
+        Kafka deletes it after the retention, worked or not; a tenth of that is left for the work.
+        """
+        kept = self.retry_retention_seconds if self.delays_seconds else self.retention
+        return 0.9 * kept
+
+    @property
     def retry_topics(self) -> tuple[str, ...]:
         """The name of each retry tier, the first tier first."""
         return tuple(f"{self.name}.retry.{n}" for n in range(1, len(self.delays_seconds) + 1))

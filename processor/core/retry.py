@@ -22,12 +22,14 @@ DELAY_SECONDS_MAX = 366 * 86_400.0  # What a handler asks for: no later, whateve
 class RetryPolicy:
     """How often and how late a job is tried again.
 
-    `delays_seconds` has one delay for each tier; `jitter_ratio` 0.1 adds up to 10 % to a delay.
+    `delays_seconds` has one delay for each tier; `jitter_ratio` 0.1 adds up to 10 % to a delay. No
+    handler's own delay counts beyond `asked_seconds_max`: the job would be gone by then.
     """
 
     delays_seconds: tuple[float, ...]
     attempts_max: int
     jitter_ratio: float = 0.0
+    asked_seconds_max: float = DELAY_SECONDS_MAX
 
     def __post_init__(self) -> None:
         assert self.attempts_max >= 1
@@ -90,7 +92,7 @@ def after_failure(
 
 def _delay_seconds(failure: Failure, attempt: int, policy: RetryPolicy, jitter: float) -> float:
     if failure.retry_after_seconds is not None:
-        return min(failure.retry_after_seconds, DELAY_SECONDS_MAX)
+        return min(failure.retry_after_seconds, policy.asked_seconds_max)
     if policy.tiers == 0:
         return 1.0  # A topic without tiers that still allows attempts: a second in place.
     # More attempts than delays: the last delay is used again.

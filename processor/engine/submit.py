@@ -10,11 +10,13 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from processor.contracts import headers
+from processor.contracts.avro import VALUE_BYTES_MAX
 from processor.contracts.claims import ClaimStore, claim_to_header
 from processor.errors import UsageError
 from processor.model import Outgoing
 
 KEY_BYTES_MAX = 1024
+DAY = 86_400.0  # Seconds.
 YEAR_10000 = 253_402_300_800.0  # Seconds since the epoch.
 
 
@@ -70,6 +72,7 @@ def outgoing(
     topic: str,
     encode: Encode,
     message_bytes_max: int,
+    start_within_seconds: float,
     claims: ClaimStore | None,
     source: str,
     now: float,
@@ -77,12 +80,28 @@ def outgoing(
 ) -> tuple[str, Outgoing]:
     """Check and write a job. Returns its id and its bytes.
 
-    Raises ContractError when the payload does not match its schema, UsageError when it is too large
-    and there is no claim store, StoreUnavailable when the claim store does not answer.
+    `start_within_seconds`: one that starts later would be gone by then (`Topic.wait_seconds_max`).
+    Raises ContractError when the payload does not match its schema, UsageError when it is too
+    large, or there is no claim store for it, and when its start lies too far ahead;
+    StoreUnavailable when the claim store does not answer.
     """
     value: bytes | None = encode(_mapping(job))
     assert value is not None
     claim = None
+    not_before_ms = _milliseconds("not-before", job.not_before)
+    ahead_seconds = (job.not_before or 0.0) - now
+    if ahead_seconds > start_within_seconds:
+        raise UsageError(
+            f"the not-before of `{job.job_type}` lies {ahead_seconds / DAY:.1f} days ahead; topic"
+            f" `{topic}` keeps a job that waits for {start_within_seconds / DAY:.1f} days",
+            hint="raise retry.retention in the topic's file, or submit the job later",
+        )
+    if len(value) > VALUE_BYTES_MAX:
+        raise UsageError(
+            f"the payload of `{job.job_type}` has {len(value)} bytes; a worker reads at most"
+            f" {VALUE_BYTES_MAX}",
+            hint="upload the large part, and refer to it: processor.ObjectRef (docs/objects.md)",
+        )
     if len(value) > message_bytes_max:
         if claims is None:
             raise UsageError(
@@ -100,7 +119,7 @@ def outgoing(
         source=source,
         time=_time(now),
         idempotency_key=_name("idempotency key", job.idempotency_key),
-        not_before_ms=_milliseconds("not-before", job.not_before),
+        not_before_ms=not_before_ms,
         deadline_ms=_milliseconds("deadline", job.deadline),
         claim=claim,
     )

@@ -99,6 +99,7 @@ class Outbox:
             topic=topic.name,
             encode=encoder.encode,
             message_bytes_max=topic.message_max,
+            start_within_seconds=topic.wait_seconds_max,
             claims=self._contracts.claims,
             source=self._source,
             now=time.time(),

@@ -76,7 +76,7 @@ def test_job_behind_a_retry_names_it_and_its_next_try(project: Project, topic: s
     assert (first["job_id"], first["state"], first["attempts"]) == (ids[0], "retrying", "1 of 2")
     assert "the shop is closed" in first["why"]
     assert first["next_try"] is not None
-    assert (second["job_id"], second["state"]) == (ids[1], "held")
+    assert (second["job_id"], second["state"]) == (ids[1], "waiting")
     assert f"behind job {ids[0]}" in second["why"]
     assert "attempt 1 of 2 failed with ConnectionError" in second["why"]
     assert second["next_try"] == first["next_try"]

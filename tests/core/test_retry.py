@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from processor.core.retry import DeadLetter, Retry, RetryPolicy, WaitInPlace, after_failure
@@ -36,6 +38,8 @@ NO_TIERS = RetryPolicy(delays_seconds=(), attempts_max=3)
         (ASKED, 0, 1, TWO, Retry(1, 107.0, ASKED)),
         (ASKED, 2, 1, TWO, WaitInPlace(107.0, ASKED)),
         (ASKED, 2, 3, TWO, DeadLetter(ASKED)),
+        # No later than its topic keeps it.
+        (ASKED, 0, 1, replace(TWO, asked_seconds_max=3.0), Retry(1, 103.0, ASKED)),
         # No tiers: a second, in place.
         (LATE, 0, 1, NO_TIERS, WaitInPlace(101.0, LATE)),
         (LATE, 0, 3, NO_TIERS, DeadLetter(LATE)),

@@ -6,6 +6,7 @@ import random
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,9 +14,11 @@ from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
 from processor.contracts import headers
-from processor.errors import PermanentError, SinkUnavailable
+from processor.errors import PermanentError, SinkUnavailable, UsageError
 from processor.model import Effect, Position, Record
+from processor.preflight import prepare_sinks
 from processor.sinks.kafka import KafkaSink
+from processor.sinks.no_ledger import NoLedger
 from tests.acceptance.project import Project, eventually
 
 pytestmark = [pytest.mark.broker, pytest.mark.registry]
@@ -135,3 +138,14 @@ def test_outage_is_told_and_leaves_nothing_queued(
     topic.sink.write([effect("b", FITS)])
 
     assert topic.ids() == ["a", "c", "b"]
+
+
+def test_worker_asks_for_the_schema_of_a_sink_at_its_start(project: Project):
+    project.add_schema("test.report", [{"name": "body", "type": "bytes"}])
+    unregistered = KafkaSink(
+        f"{project.name}.report", schema="test.report", settings=project.settings()
+    )
+    topic, spec = SimpleNamespace(jobs=["x"]), SimpleNamespace(sinks=(unregistered,))
+
+    with pytest.raises(UsageError, match=r"test\.report"):
+        prepare_sinks(NoLedger(), [topic], {"x": spec})  # type: ignore[list-item, dict-item]
