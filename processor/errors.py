@@ -8,7 +8,8 @@
     └── TransientError           time may help -> retry tier
         ├── Retry                the handler asks for another attempt
         ├── JobTimeout           the job outlived its timeout
-        └── OutageError          something the engine needs is away -> pause, count no attempt
+        └── OutageError          something the engine needs is away -> pause, count no attempt;
+            │                    raised by a handler: a failed attempt like any other
             ├── BrokerUnavailable
             ├── RegistryUnavailable
             ├── StoreUnavailable
@@ -68,7 +69,10 @@ class JobTimeout(TransientError):
 
 
 class OutageError(TransientError):
-    """Something the engine itself needs is away: intake pauses, no attempt is counted."""
+    """Something the engine itself needs is away: intake pauses, no attempt is counted.
+
+    Raised by a handler it is a failed attempt like any other.
+    """
 
 
 class BrokerUnavailable(OutageError):
@@ -80,7 +84,7 @@ class RegistryUnavailable(OutageError):
 
 
 class StoreUnavailable(OutageError):
-    """The object store does not answer."""
+    """The object store does not answer. In the claim store and in sinks the worker pauses."""
 
 
 class SinkUnavailable(OutageError):

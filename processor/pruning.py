@@ -1,6 +1,6 @@
 """Forget what the ledger need not remember any more, in small steps beside the worker.
 
-Rule I (docs/architecture.md): a row may go when its job cannot come again. A job that is done comes
+The rule: a row may go when its job cannot come again. A job that is done comes
 again from its main topic or a retry topic, so its row outlives both retentions; of one that has a
 dead letter (it died, was purged, or was done in a replay) or may have one (it was dying) the
 letter's retention counts too. How far a job was that never ended nobody asks for by then.

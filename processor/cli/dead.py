@@ -30,7 +30,7 @@ def dead() -> None:
 
     \b
       processor dead list copy --group-by fingerprint
-      processor dead replay copy --error-class SinkUnavailable --since 2h --dry-run
+      processor dead replay copy --error-class ConnectionError --since 2h --dry-run
     """
 
 

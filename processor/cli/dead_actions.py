@@ -49,10 +49,11 @@ def action_options(command: Any) -> Any:
 def replay(rate: str | None, replays_max: int, **options: Any) -> None:
     """Run dead jobs again, in the order of their key; of a held key the whole sequence.
 
-    They go to the tail of their main topic. A held key opens behind its last job.
+    They go to the tail of their main topic. A held key opens behind its last job. With the policy
+    `continue` this ends when they are appended. Without a filter all dead jobs are meant.
 
     \b
-      processor dead replay copy --error-class SinkUnavailable --since 2h --dry-run
+      processor dead replay copy --error-class ConnectionError --since 2h --dry-run
       processor dead replay orders --key customer-17 --yes
     """
     _act("replay", rate=rate, replays_max=replays_max, **options)

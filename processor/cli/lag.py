@@ -18,6 +18,11 @@ COLUMNS = ("topic", "partition", "end", "committed", "lag", "in_flight", "retryi
 def lag(topic_names: tuple[str, ...], group: str | None, as_json: bool) -> None:
     """Show for each partition its end, what is committed, in flight, retrying and dead.
 
+    lag: not committed on the main topic. in_flight: of these, with a worker at its last commit.
+    retrying: records in the retry tiers, parked and delayed ones included. dead: records on the
+    dead-letter topic, held, replayed and purged ones included; `processor dead list` tells what is
+    open.
+
     \b
       processor lag copy
     """

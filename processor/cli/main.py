@@ -53,7 +53,7 @@ class LazyGroup(click.Group):
                 raise  # A module of our own is missing: a bug.
             raise UsageError(
                 f"`processor {cmd_name}` needs the package {package}, which is not installed",
-                hint="install the extra that brings it, such as: pip install 'processor[local]'",
+                hint="install the extra that brings it, in a checkout: pip install '.[local]'",
             ) from fault
         assert isinstance(command, click.Command)
         return command

@@ -46,7 +46,8 @@ class Line:
               help="Upload an input to the claim store and refer to it.")  # fmt: skip
 @click.option("--file-field", default="source", show_default=True, help="Field for --file.")
 @click.option("--not-before", type=float, metavar="EPOCH", help="Run no earlier (seconds).")
-@click.option("--deadline", type=float, metavar="EPOCH", help="Do not start later (seconds).")
+@click.option("--deadline", type=float, metavar="EPOCH",
+              help="Dead if not done by then (seconds since the epoch).")  # fmt: skip
 @click.option("--report", type=click.Path(dir_okay=False, path_type=Path),
               help="With --from: note what was accepted; go on after it.")  # fmt: skip
 @click.option("--wait", is_flag=True, help="Wait for the outcome; exit 1 when a job is dead.")

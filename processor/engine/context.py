@@ -20,7 +20,11 @@ _MAKING = threading.Lock()  # Of an event for a job's cancellation.
 
 
 class JobCancelled(TransientError):
-    """The worker wants the job's thread back: it is stopping, or its partition moves on."""
+    """The worker wants the job's thread back: it is stopping, or its partition moves on.
+
+    A job is told only when `worker.drain_seconds` are over, or at once where its partition is lost.
+    When the worker is stopping, the process may end at once.
+    """
 
 
 class JobContext:

@@ -40,7 +40,7 @@ try:
 except ImportError as fault:
     raise UsageError(
         "a PostgreSQL ledger needs the package psycopg",
-        hint="pip install 'processor[postgres]'",
+        hint="in a checkout: pip install '.[postgres]'",
     ) from fault
 
 # What libpq is told where the URL does not say it.

@@ -2,7 +2,7 @@
 
     from processor.stack import Stack
 
-No Docker, no Java and no root are needed; `pip install 'processor[local]'` brings what is not
+No Docker, no Java and no root are needed; in a checkout `pip install '.[local]'` brings what is not
 downloaded at the first start. `processor dev` and the pytest plugin are made of `Stack`.
 """
 

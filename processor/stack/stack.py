@@ -261,7 +261,7 @@ def require_extra() -> None:
     if missing:
         raise UsageError(
             f"the local stack needs packages that are not installed: {', '.join(missing)}",
-            hint="pip install 'processor[local]'",
+            hint="in a checkout: pip install '.[local]'",
         )
 
 

