@@ -34,7 +34,7 @@ demo: $(VENV)/.local ## Run the main job end to end on a real Kafka, on this mac
 
 .PHONY: test
 test: $(VENV)/.dev ## Run the tests, on real servers, by two processes (TESTS=tests/core for some)
-	@$(BIN)/python -m pytest $(if $(TESTS),$(TESTS),--numprocesses 2 --dist loadfile --durations 25)
+	@$(BIN)/python -m pytest $(if $(TESTS),$(TESTS),--numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 25)
 
 .PHONY: simulate
 simulate: $(VENV)/.dev ## Run the engine in N seeded worlds full of faults, from SEED on

@@ -21,6 +21,12 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files of slow tests: begun last, one of them would keep one process alone."""
+    slow = {each.path for each in items if each.get_closest_marker("slow") is not None}
+    items.sort(key=lambda each: each.path not in slow)
+
+
 @pytest.fixture
 def database(postgres: Postgres) -> Iterator[str]:
     """A PostgreSQL schema of its own: the URL leads to it."""
