@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -51,6 +53,28 @@ class Producer:
 
     def poll(self, _: float) -> int:
         return 0
+
+
+FORKED = """
+import os
+import sys
+
+from processor import Client, NewJob, ProcessorError
+from processor.settings import Settings
+
+client = Client(Settings())
+if child := os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+try:
+    client.submit_soon(NewJob("x", {}))
+except ProcessorError as refused:
+    os._exit(0 if "before a fork" in refused.message else 2)
+os._exit(1)
+"""
+
+
+def test_client_of_before_a_fork_is_refused_after_it():
+    assert subprocess.run([sys.executable, "-c", FORKED], timeout=60).returncode == 0
 
 
 def reaching(client: Client, producer: Any) -> Client:

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 from processor.contracts import headers
 from processor.contracts.avro import VALUE_BYTES_MAX
 from processor.contracts.claims import ClaimStore, claim_to_header
+from processor.contracts.topic import DAY
 from processor.errors import UsageError
 from processor.model import Outgoing
 
 KEY_BYTES_MAX = 1024
-DAY = 86_400.0  # Seconds.
 YEAR_10000 = 253_402_300_800.0  # Seconds since the epoch.
 
 

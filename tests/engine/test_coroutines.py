@@ -517,11 +517,12 @@ def test_step_s_thread_that_cannot_be_started_ends_the_worker(
         until(member_of(bench), lambda: bench.committed() == 1)
 
 
-@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 def test_task_that_cannot_be_made_ends_the_worker(bench: Bench):
     def spoil(_: object) -> None:
         def no_task(loop: object, coroutine: Any, **_: Any) -> Any:
+            handler = coroutine.cr_frame.f_locals["coroutine"]
             coroutine.close()
+            handler.close()
             raise RuntimeError("no task")
 
         asyncio.get_running_loop().set_task_factory(no_task)
