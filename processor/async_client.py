@@ -25,6 +25,7 @@ class AsyncClient:
 
     def __init__(self, settings: Settings | None = None, *, source: str = "processor") -> None:
         self._client = Client(settings, source=source)
+        self._client.tell_at_once()
         self._prepared: set[str] = set()
         self._slots = asyncio.Semaphore(PIPELINE_MAX)
         self._in_order = asyncio.Lock()  # Fair: those who wait go on in the order they came.
