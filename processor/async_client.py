@@ -7,10 +7,11 @@ import contextlib
 from types import TracebackType
 from typing import Any, Self
 
-from processor.client import PIPELINE_MAX, ROOM_SECONDS, Client, Submission
+from processor.client import PIPELINE_MAX, ROOM_SECONDS, Client
 from processor.engine.submit import Accepted, NewJob
 from processor.errors import ProcessorError
 from processor.settings import Settings
+from processor.submission import Submission
 
 
 class AsyncClient:
