@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from processor.contracts import headers
 from processor.core.lane import Entry
+from processor.core.stretch import Stretch
 from processor.engine.batch import results_of
 from processor.engine.call import Abandoned, Awaiting, told_failure
 from processor.engine.context import JobCancelled, JobContext
@@ -22,7 +23,6 @@ from processor.engine.job import JobSpec
 from processor.engine.ports import Clock
 from processor.engine.slices import Done, Failed, Outcome, Report, Running, Slice
 from processor.errors import ContractError, OutageError
-from processor.model import Message
 
 PREFIX_BYTES = 5  # Of a value: it names the schema.
 KINDS_MAX = 1000
@@ -231,20 +231,25 @@ class Quick:
     def _run_batch(self, work: Slice, kind: _Kind, at: int, outcomes: Outcomes) -> int:
         """Run the next plain jobs of one kind as one batch; returns where it stopped."""
         began = self._clock.monotonic()
-        batch, at = self._batch(work, kind, at)
-        if not batch:
+        taken, payloads, at = self._batch(work, kind, at)
+        if not payloads:
             return at
-        work.running = Running(batch[0][0], (), began, began + kind.timeout_seconds)
-        results: Sequence[Any]
+        work.running = Running(taken.offsets[0], (), began, began + kind.timeout_seconds)
+        results: Sequence[Any] | None
         try:
-            results = results_of(kind.call([payload for _, _, payload in batch]), len(batch))
+            returned = kind.call(payloads)
+            results = None if returned is None else results_of(returned, len(payloads))
         except BaseException as fault:  # noqa: BLE001 - it is user code.
-            results = [fault] * len(batch)
+            results = [fault] * len(payloads)
         if not work.finish():
             raise Abandoned
-        seconds = (self._clock.monotonic() - began) / len(batch)
+        seconds = (self._clock.monotonic() - began) / len(payloads)
         done = _begin(work, kind)
-        for (offset, message, _), result in zip(batch, results, strict=True):
+        if results is None:
+            done.offsets.extend(taken.offsets)
+            done.seconds.extend([seconds] * len(payloads))
+            return at
+        for offset, message, result in zip(taken.offsets, taken.messages, results, strict=True):
             if work.failed and work.skips(message.key()):
                 continue  # Its turn had not come: it comes again.
             if isinstance(result, BaseException):
@@ -259,26 +264,31 @@ class Quick:
         return at
 
     @staticmethod
-    def _batch(work: Slice, kind: _Kind, at: int) -> tuple[list[tuple[int, Message, Any]], int]:
-        """Decode plain jobs of one kind: (offset, message, payload) of each, and where it ended."""
+    def _batch(work: Slice, kind: _Kind, at: int) -> tuple[Stretch, list[Any], int]:
+        """Decode plain jobs of one kind: which they are, their payloads, and where it ended."""
         assert work.stretch is not None
         assert kind.batch_max is not None
-        batch: list[tuple[int, Message, Any]] = []
         rest = slice(at, at + kind.batch_max)
         offsets, messages = work.stretch.offsets[rest], work.stretch.messages[rest]
-        for offset, message in zip(offsets, messages, strict=True):
+        read, prefix, payloads = kind.read, kind.prefix, []
+        skipped: set[int] = set()
+        seen = 0
+        for message in messages:
             value, written = message.value(), message.headers()
-            if value is None or value[:PREFIX_BYTES] != kind.prefix:
+            if value is None or value[:PREFIX_BYTES] != prefix:
                 break
             if written and not headers.says_only_its_type(written, kind.job_type):
                 break
-            if not (work.failed and work.skips(message.key())):
+            if work.failed and work.skips(message.key()):
+                skipped.add(offsets[seen])
+            else:
                 try:
-                    batch.append((offset, message, kind.read(value)))
+                    payloads.append(read(value))
                 except ContractError:
                     break
-            at += 1
-        return batch, at
+            seen += 1
+        taken = Stretch(messages[:seen], offsets[:seen])
+        return taken.without(skipped) if skipped else taken, payloads, at + seen
 
     def _fail(
         self,
