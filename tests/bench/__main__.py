@@ -30,7 +30,7 @@ ENVIRONMENTS = Path(".bench")
 # Scenario -> how many jobs it takes, as a share of --jobs.
 SHARES = {
     "no-op": 1.0, "few": 0.05, "headers": 0.25, "ledgers": 0.125, "coroutines": 0.125,
-    "failing": 0.5, "submit": 0.25, "processes": 0.05, "backlog": 12.5, "latency": 0.0,
+    "failing": 0.5, "submit": 0.25, "processes": 0.1, "backlog": 12.5, "latency": 0.0,
     "cold": 0.0, "order": 0.05,
 }  # fmt: skip
 

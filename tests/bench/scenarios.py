@@ -100,11 +100,9 @@ def slow_peers(
 
 def processes(site: Site, jobs: int, rounds: int) -> list[Row]:
     """CPU-bound jobs of some 300 microseconds, by one process and by two."""
-    topic = site.topic("busy", "partition")
-    site.fill(topic, jobs, keys=997)
     ways: Ways = {
-        "1 process": lambda: site.busy(topic, jobs, 1),
-        "2 processes": lambda: site.busy(topic, jobs, 2),
+        "1 process": lambda: site.busy(jobs, 1),
+        "2 processes": lambda: site.busy(jobs, 2),
     }
     return measured("CPU-bound, partition", ways, rounds)
 

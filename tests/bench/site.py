@@ -207,8 +207,9 @@ class Site:
         process.wait()
         return measured
 
-    def busy(self, topic: str, jobs: int, processes: int) -> Measured:
-        """Work through CPU-bound jobs with some processes."""
+    def busy(self, jobs: int, processes: int) -> Measured:
+        """Work through CPU-bound jobs with some processes, all of which own partitions."""
+        topic = self.topic(f"busy-{uuid.uuid4().hex[:8]}", "partition")
         self.project.write_settings(worker={"group": f"g-{uuid.uuid4().hex[:8]}"})
         tally = self.project.folder / f"tally-{uuid.uuid4().hex[:8]}"
         env = {**self._environment(topic, jobs, {}), "BENCH_TALLY": str(tally)}
@@ -217,10 +218,16 @@ class Site:
             "work", "handlers:busy", "--topic", topic, "--processes", str(processes), env=mine
         )
 
+        def owners() -> int:
+            told = [json.loads(line) for line in worker.log.read_text().splitlines()]
+            return len({e["worker_id"] for e in told if e["event"] == "partition taken over"})
+
         def done() -> int:
             return tally.stat().st_size if tally.exists() else 0
 
-        # Both are at work when the clock starts: what is measured is the work, not the start.
+        eventually(lambda: owners() == processes, otherwise=worker.log.read_text)
+        self.fill(topic, jobs, keys=997)
+        # What is measured is the work, not the start.
         first = eventually(lambda: done() > jobs // 10 and done(), otherwise=worker.log.read_text)
         began, cpu = time.monotonic(), _cpu_seconds(worker.pid)
         eventually(lambda: done() >= jobs, timeout=SECONDS_MAX, otherwise=worker.log.read_text)
