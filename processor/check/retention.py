@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from processor.check.facts import Cluster, Facts
 from processor.check.finding import Finding, Rule
@@ -40,7 +40,7 @@ OFFSETS = Rule(
 )  # fmt: skip
 LEDGER = Rule(
     "ledger.retention", "error",
-    "a `ledger.retention` shorter than a job may come again",
+    "a `ledger.retention` shorter than a job may come again, or a dead letter be replayed",
     "a job that comes again after its row is forgotten takes effect twice",
     "lengthen ledger.retention, or shorten `retention` in the topic's file",
 )  # fmt: skip
@@ -99,3 +99,20 @@ def _ledger(facts: Facts) -> Iterator[Finding]:
         fault = too_short(facts.settings.ledger.retention, [topic], kept=kept)
         if fault is not None:
             yield LEDGER.broken(topic.name, fault.partition(": ")[0])
+        yield from _letters(topic, facts.settings.ledger.retention, kept)
+
+
+def _letters(
+    topic: Topic, ledger_seconds: float, kept: Mapping[str, float | None]
+) -> Iterator[Finding]:
+    """Rows of jobs with a letter are kept as long as the file says that the letter is."""
+    declared = topic.dead_letter.retention_seconds
+    if declared is None or topic.dead_letter_topic not in kept:
+        return
+    remembered = max(ledger_seconds, declared)
+    found = kept[topic.dead_letter_topic]
+    if found is None or found > remembered:
+        long = "for ever" if found is None else f"for {found:.0f} s"
+        what = f"it keeps dead letters {long}, and the ledger knows their jobs for {remembered:.0f}"
+        mend = f"processor topics apply {topic.name}"
+        yield LEDGER.broken(topic.dead_letter_topic, f"{what} s", mend=mend)

@@ -141,6 +141,24 @@ def test_what_the_cluster_keeps_longer_is_counted():
     assert ids == ["group.offsets-retention", "ledger.retention", "claims.lifetime"]
 
 
+@pytest.mark.parametrize(
+    ("days", "found"),
+    [
+        (30, []),
+        (31, ["ledger.retention", "claims.lifetime"]),
+        (-1, ["ledger.retention", "claims.lifetime"]),
+    ],
+)
+def test_dead_letters_must_not_outlive_what_the_ledger_knows_of_them(days: int, found: list[str]):
+    milliseconds = -1 if days < 0 else days * 86_400_000
+    kept = with_topic(topic(), "mail.dlt", config={"retention.ms": str(milliseconds)})
+
+    rows = told(facts(cluster=kept))
+
+    assert [rule for rule, _ in rows] == found
+    assert not rows or rows[0][1].endswith("and the ledger knows their jobs for 2592000 s")
+
+
 def test_claims_of_a_topic_that_keeps_its_dead_for_ever_must_not_expire():
     declared = topic(dead_letter={"policy": "hold"})
     rules = with_our_rule([], "claims/", 1000)
