@@ -160,13 +160,11 @@ FAULTS: list[tuple[str, Plant, tuple[str, ...]]] = [
     ("settings.refused", env(KAFKA_SESSION_TIMEOUT_MS="soon"), ()),
     ("files.refused", lambda site: site.file("fense: key"), ()),
     ("client.max-poll-interval", env(KAFKA_MAX_POLL_INTERVAL_MS="46000"), ()),
-    ("client.max-poll-interval", env(WORKER_DRAIN_SECONDS="5m", WORKER_SHUTDOWN_SECONDS="6m"), ()),
     (
         "client.session-timeout",
         env(KAFKA_SESSION_TIMEOUT_MS="2900", KAFKA_HEARTBEAT_INTERVAL_MS="500"),
         (),
     ),
-    ("client.session-timeout", env(KAFKA_HEARTBEAT_INTERVAL_MS="20000"), ()),
     ("client.isolation-level", env(KAFKA_ISOLATION_LEVEL="read_uncommitted"), ()),
     ("client.message-max-bytes", env(KAFKA_MESSAGE_MAX_BYTES="100000"), ()),
     ("client.delivery-timeout", env(KAFKA_MESSAGE_TIMEOUT_MS="5000"), ()),
@@ -181,7 +179,6 @@ FAULTS: list[tuple[str, Plant, tuple[str, ...]]] = [
     ),
     ("topic.min-insync-replicas", setting("", "min.insync.replicas", "2"), ()),
     ("topic.cleanup-policy", setting("", "cleanup.policy", "compact"), ()),
-    ("topic.cleanup-policy", setting(".retry.1", "cleanup.policy", "compact,delete"), ()),
     ("status.cleanup-policy", setting(".status", "cleanup.policy", "delete"), ()),
     ("topic.retention-bytes", setting(".dlt", "retention.bytes", "1000000"), ()),
     (
@@ -191,7 +188,6 @@ FAULTS: list[tuple[str, Plant, tuple[str, ...]]] = [
     ),
     ("topic.max-message-bytes", setting(".retry.1", "max.message.bytes", "10000"), ()),
     ("topic.retention", setting("", "retention.ms", "3600000"), ()),
-    ("topic.retention", setting(".dlt", "retention.ms", "3600000"), ()),
     ("topic.retention-delays", setting(".retry.1", "retention.ms", "3000"), ()),
     ("status.retention", setting(".status", "retention.ms", "3600000"), ()),
     (

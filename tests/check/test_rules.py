@@ -118,6 +118,50 @@ def test_replicas_of_three_brokers(changes: Any, rule: str, what: str):
     assert (rule, what) in told(facts(cluster=found))
 
 
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"cleanup.policy": "delete"}, None),
+        ({"cleanup.policy": "compact,delete"}, "topic.cleanup-policy"),
+        ({"retention.ms": "3600000"}, "topic.retention"),
+        ({"retention.ms": "1100"}, "topic.retention-delays"),
+        ({"retention.ms": "1101"}, "topic.retention"),
+        ({"max.message.bytes": "1114123"}, "topic.max-message-bytes"),
+        ({"max.message.bytes": "9999999"}, None),
+        ({"retention.bytes": "0"}, "topic.retention-bytes"),
+    ],
+)
+@pytest.mark.parametrize("name", ["mail.retry.1", "mail.dlt"])
+def test_settings_of_retry_and_dead_letter_topics(changes: Any, rule: str | None, name: str):
+    found = with_topic(topic(), name, config=changes)
+
+    assert [each for each, _ in told(facts(cluster=found))] == ([] if rule is None else [rule])
+
+
+@pytest.mark.parametrize(
+    ("settings", "rule"),
+    [
+        ({"kafka": {"session.timeout.ms": "9000"}}, None),
+        ({"kafka": {"session.timeout.ms": "8999"}}, "client.session-timeout"),
+        ({"kafka": {"heartbeat.interval.ms": "20000"}}, "client.session-timeout"),
+        ({"worker": {"drain_seconds": "270", "shutdown_seconds": "300"}}, None),
+        (
+            {"worker": {"drain_seconds": "271", "shutdown_seconds": "300"}},
+            "client.max-poll-interval",
+        ),
+        ({"kafka": {"message.max.bytes": "141312"}}, None),
+        ({"kafka": {"message.max.bytes": "141311"}}, "client.message-max-bytes"),
+        ({"kafka": {"delivery.timeout.ms": "60000"}}, None),
+        ({"kafka": {"delivery.timeout.ms": "59999"}}, "client.delivery-timeout"),
+        ({"kafka": {"isolation.level": "read_committed"}}, None),
+    ],
+)
+def test_edges_of_client_settings(settings: Any, rule: str | None):
+    found = [each for each, _ in told(facts(settings=settings))]
+
+    assert found == ([] if rule is None else [rule])
+
+
 def test_single_copy_that_is_declared_on_three_brokers_is_an_error_all_the_same():
     (first, *_) = told(facts(topic(replication=1)))
 
