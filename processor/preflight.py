@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from processor.adapters.reader import TopicReader
 from processor.app import App
+from processor.check.handlers import missing_handlers, without_ledger
+from processor.check.topics import sibling_fault
 from processor.contracts.topics import Topic, TopicSet
 from processor.engine.job import JobSpec
-from processor.engine.ports import Ledger, Prepared, PreparingLedger, TransactionalSink
+from processor.engine.ports import Ledger, Prepared, PreparingLedger
 from processor.errors import UsageError
 from processor.settings import NO_LEDGER, Settings
 
@@ -56,7 +58,7 @@ def served_topics(app: App, topics: TopicSet, chosen: Sequence[str]) -> list[Top
         names = {spec.topic or topics.for_job(job).name for job, spec in app.jobs.items()}
         served = [topics.get(name) for name in sorted(names)]
     for topic in served:
-        missing = [job for job in topic.jobs if job not in app.jobs]
+        missing = missing_handlers(topic, app.jobs)
         if missing:
             raise UsageError(
                 f"topic `{topic.name}` takes `{missing[0]}`, which this app has no handler for: "
@@ -79,31 +81,14 @@ def check_topics(settings: Settings, topics: Sequence[Topic]) -> None:
                 reader.partitions(topic.status_topic)
             for name in (*topic.retry_topics, topic.dead_letter_topic):
                 found = len(reader.partitions(name))
-                if found < count:
-                    raise UsageError(
-                        f"topic `{topic.name}` has {count} partitions, `{name}` has {found}: job p "
-                        "is retried and buried on partition p",
-                        hint="run `processor topics plan`",
-                    )
+                if fault := sibling_fault(topic.name, count, name, found):
+                    raise UsageError(fault, hint="run `processor topics plan`")
 
 
 def check_without_ledger(topics: Sequence[Topic], jobs: Mapping[str, JobSpec]) -> None:
     """Refuse what cannot be promised where `ledger.url` is `none`."""
-    hint = "set ledger.url, such as sqlite:///.processor/ledger.db"
-    for topic in topics:
-        if topic.dead_letter.policy == "hold":
-            raise UsageError(
-                f"topic `{topic.name}` has `dead_letter.policy: hold`, and ledger.url is `none`: "
-                "which keys are held is kept in the ledger",
-                hint=f"{hint}, or use the policy `continue`",
-            )
-        for job in topic.jobs:
-            if any(isinstance(each, TransactionalSink) for each in jobs[job].sinks):
-                raise UsageError(
-                    f"the sink of `{job}` writes in the ledger's transaction, and ledger.url is "
-                    "`none`",
-                    hint=f"{hint}, or use a sink that writes under the job's own name",
-                )
+    for _, fault, hint in without_ledger(topics, jobs):
+        raise UsageError(fault, hint=hint)
 
 
 @runtime_checkable

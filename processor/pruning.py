@@ -8,8 +8,9 @@ letter's retention counts too. How far a job was that never ended nobody asks fo
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from processor.contracts.topic import Topic
@@ -93,14 +94,25 @@ class Pruner:
                 self._logger.warning("the ledger is not pruned now", why=fault.message)
 
 
-def too_short(retention_seconds: float, topics: Sequence[Topic]) -> str | None:
-    """Tell when rows would be forgotten while their jobs can still come again."""
+def too_short(
+    retention_seconds: float,
+    topics: Sequence[Topic],
+    *,
+    kept: Mapping[str, float | None] | None = None,
+) -> str | None:
+    """Tell when rows would be forgotten while their jobs can still come again.
+
+    `kept` is how long the cluster's own topics keep records, None for ever: the longer counts.
+    """
     for topic in topics:
-        needed = max(topic.retention, topic.retry_retention_seconds)
+        declared = max(topic.retention, topic.retry_retention_seconds)
+        found = [(kept or {}).get(name, 0.0) for name in (topic.name, *topic.retry_topics)]
+        needed = max(math.inf if each is None else each for each in [declared, *found])
         if retention_seconds < needed:
+            long = f"for {needed:.0f} s" if needed < math.inf else "for ever"
             return (
                 f"ledger.retention is {retention_seconds:g} s, and topic `{topic.name}` keeps its "
-                f"records for {needed:g} s: a job that comes again after its row is forgotten "
+                f"records {long}: a job that comes again after its row is forgotten "
                 "takes effect twice"
             )
     return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
@@ -16,13 +17,15 @@ from confluent_kafka import KafkaError, Message, Producer
 
 from processor.adapters.broker import fault_of, made, produce
 from processor.adapters.kafka_settings import client_id, producer_settings
+from processor.adapters.objects.stores import Objects
+from processor.contracts.claims import ClaimStore, claim_from_header
 from processor.contracts.topics import Topic
 from processor.dead import fetched
 from processor.dead_plan import Key, Plan, Unit
 from processor.engine.operations import Action, ClosedKey, OperatorLedger, PurgedJob
 from processor.engine.ports import row_among
 from processor.engine.replay import Letter, replay_end, replayed
-from processor.errors import BrokerUnavailable
+from processor.errors import BrokerUnavailable, ContractError
 from processor.model import Outgoing
 from processor.settings import Settings
 
@@ -67,6 +70,9 @@ class Revival:
         produced = producer_settings(settings.kafka, client_id("operator"))
         produced["message.timeout.ms"] = 0  # A later record must never land without an earlier one.
         self._producer = made(Producer, produced)
+        store = settings.claims.store
+        objects = Objects(settings, hasty=True)
+        self._claims = ClaimStore(objects, store) if store is not None else None
 
     def carry_out(
         self, plan: Plan, filters: Mapping[str, str], on_units: Callable[[Progress], None]
@@ -107,6 +113,7 @@ class Revival:
             if action != "purge":
                 for letter in islice(values, len(unit.letters)):
                     self._keep_to_rate(done)
+                    self._renew_claim(letter)
                     self._send(replayed(letter, topic=self._topic.name, replay=progress.number))
                     done += 1
             if unit.closed is not None:
@@ -127,6 +134,13 @@ class Revival:
         if self._rate is not None:
             due = self._began + done / self._rate
             self._sleep(max(0.0, due - time.monotonic()))
+
+    def _renew_claim(self, letter: Letter) -> None:
+        """See to it that the claim lives as long as the job may from now on."""
+        if self._claims is None or letter.job.claim is None:
+            return
+        with suppress(ContractError):  # The job itself is to fail of it.
+            self._claims.renew(claim_from_header(letter.job.claim))
 
     def _send(self, outgoing: Outgoing) -> None:
         def answered(error: KafkaError | None, _: Message) -> None:

@@ -120,3 +120,20 @@ def test_retention_shorter_than_a_job_can_come_again_is_warned_of(
 
     assert (warning is not None) == told
     assert warning is None or "takes effect twice" in warning
+
+
+@pytest.mark.parametrize(
+    ("kept", "told"),
+    [
+        ({}, None),
+        ({"t": 7 * DAY}, None),
+        ({"t.dlt": 90 * DAY}, None),
+        ({"t": 31 * DAY}, "for 2678400 s"),
+        ({"t.retry.1": None}, "for ever"),
+    ],
+)
+def test_what_the_cluster_keeps_longer_than_declared_counts(kept: Any, told: str | None):
+    warning = too_short(30 * DAY, [topic()], kept=kept)
+
+    assert (warning is not None) == (told is not None)
+    assert told is None or f"keeps its records {told}:" in (warning or "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from processor.adapters.broker import fault_of, kafka_error, made
@@ -25,6 +25,8 @@ def owners_of(settings: Mapping[str, Any], group: str) -> dict[Partition, str]:
         asked = admin.describe_consumer_groups([group], request_timeout=CALL_SECONDS)
         found: Any = asked[group].result(CALL_SECONDS)
     except KafkaException as fault:
+        if kafka_error(fault).code() == KafkaError.GROUP_ID_NOT_FOUND:
+            return {}  # Nobody has ever joined it.
         raise fault_of(kafka_error(fault), settings, f"describe group {group}") from fault
     return {
         Partition(each.topic, each.partition): f"{member.client_id} at {member.host}"

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
 
+from processor.adapters.http_date import ahead_of
 from processor.contracts.schemas import self_contained
 from processor.errors import ContractError, ProcessorError, RegistryUnavailable, UsageError
 from processor.settings import RegistrySettings
@@ -120,6 +121,20 @@ class Registry:
             return sorted(self._client.get_subjects())
 
         return self._call("list the subjects", read, absent=[])
+
+    def clock_ahead_seconds(self) -> float | None:
+        """How far the registry's clock is ahead of ours; None: it does not tell."""
+        import httpx
+
+        def ask() -> float | None:
+            asked = time.time()
+            base = self._settings.url.split(",")[0].strip().rstrip("/")
+            answer = httpx.get(
+                f"{base}/config", auth=self._credentials, timeout=self._settings.timeout_seconds
+            )
+            return ahead_of(asked, time.time(), answer.headers.get("date"))
+
+        return self._call("ask for the time", ask, absent=None)
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Ask what the client has no call for: it drops the reasons of an incompatibility."""

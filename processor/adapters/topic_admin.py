@@ -62,6 +62,19 @@ class TopicAdmin:
             if name in configs
         }
 
+    def broker_settings(self) -> dict[str, str]:
+        """Read the settings of one broker: those of groups are the same on all."""
+        from confluent_kafka.admin import ConfigResource, ResourceType
+
+        broker = min(self._call("list the brokers", self._metadata).brokers)
+        futures = self._client.describe_configs(
+            [ConfigResource(ResourceType.BROKER, str(broker))],
+            request_timeout=self._timeout_seconds,
+        )
+        (future,) = futures.values()
+        entries = self._wait("read the settings of a broker", future) or {}
+        return {name: entry.value for name, entry in entries.items() if entry.value is not None}
+
     def create(self, spec: TopicSpec) -> None:
         """Create a topic; one that has appeared meanwhile is a ProcessorError."""
         from confluent_kafka.admin import NewTopic

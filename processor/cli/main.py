@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "demo": ("processor.cli.demo", "demo", "The whole way on a local stack, and what came of it."),
     "dev": ("processor.cli.dev", "dev", "The local stack: Kafka, registry, S3, PostgreSQL."),
     "topics": ("processor.cli.topics", "topics", "Plan and apply the declared topics."),
+    "retention": ("processor.cli.retention", "retention", "Remove claims no job needs any more."),
     "schemas": ("processor.cli.schemas", "schemas", "Check, register and list the Avro contracts."),
     "submit": ("processor.cli.submit", "submit", "Submit one job, or a file of them."),
     "work": ("processor.cli.work", "work", "Run the handlers of an app."),
@@ -29,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "why": ("processor.cli.why", "why", "Tell where a job is, and why it does not run."),
     "dead": ("processor.cli.dead", "dead", "Look at dead letters; replay, release, purge."),
     "outbox": ("processor.cli.outbox", "outbox", "Submit jobs with your own transactions."),
+    "check": ("processor.cli.check", "check", "Refuse a deployment that would lose or delay jobs."),
     "config": ("processor.cli.config", "config", "Show and check the settings."),
 }
 

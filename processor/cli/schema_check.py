@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from processor.contracts.compatibility import incompatibilities
+from processor.check.schemas import subject_faults
+from processor.contracts.compatibility import both_ways
 from processor.contracts.faults import FaultyFiles
 from processor.contracts.schemas import Schema, SchemaSet
 from processor.errors import UsageError
@@ -21,26 +22,22 @@ Row = dict[str, Any]
 
 def registry_problems(registry: Registry, subjects: Sequence[tuple[str, Schema]]) -> Iterator[Row]:
     """Compare each schema both ways with every registered version, and ask the registry too."""
+    from processor.survey import subject_of
+
     for subject, schema in subjects:
-        found = False
-        for number, text in registry.versions(subject):
-            older = SchemaSet.parse([(Path(f"{schema.full_name}.avsc"), text)], lint=False)
-            for row in _both_ways(schema, older.get(schema.full_name)):
-                found = True
-                yield {**row, "against": f"{subject} version {number}"}
-        if found:
-            continue
-        for reason in registry.incompatibilities(subject, schema.text):
-            row = {"schema": schema.full_name, "direction": "registry's own rule"}
-            yield {**row, "problem": reason, "against": subject}
+        for direction, problem, against in subject_faults(subject_of(registry, subject, schema)):
+            row = {"schema": schema.full_name, "direction": direction}
+            yield {**row, "problem": problem, "against": against}
 
 
 def git_problems(schemas: SchemaSet, directory: Path, base: str) -> Iterator[Row]:
     """Compare each schema of a directory both ways with its file in a git revision."""
     for older in git_schemas(directory, base):
         if older.full_name in schemas and schemas.get(older.full_name).path.parent == directory:
-            for row in _both_ways(schemas.get(older.full_name), older):
-                yield {**row, "against": f"git {base}"}
+            new = schemas.get(older.full_name)
+            for direction, problem in both_ways(new.parsed, older.parsed):
+                row = {"schema": new.full_name, "direction": direction}
+                yield {**row, "problem": problem, "against": f"git {base}"}
 
 
 def git_schemas(directory: Path, base: str) -> SchemaSet:
@@ -60,17 +57,6 @@ def git_schemas(directory: Path, base: str) -> SchemaSet:
             f"the schemas of git revision `{base}` are no Avro: {fault.message}",
             hint="compare with another revision: --base",
         ) from None
-
-
-def _both_ways(new: Schema, old: Schema) -> Iterator[Row]:
-    """Workers are upgraded first, yet old ones run on for a while: both directions must work."""
-    directions = (
-        ("backward: the new schema reads old records", new, old),
-        ("forward: the old schema reads new records", old, new),
-    )
-    for direction, reader, writer in directions:
-        for problem in incompatibilities(reader=reader.parsed, writer=writer.parsed):
-            yield {"schema": new.full_name, "direction": direction, "problem": problem}
 
 
 def _git(directory: Path, *arguments: str) -> str:

@@ -12,8 +12,9 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -22,6 +23,8 @@ from processor.model import Claim
 
 CHUNK_BYTES = 1024 * 1024
 HEADER_BYTES_MAX = 4096
+RENEW_SECONDS = 86_400.0
+CLAIM_BYTES_MAX = 64 * 1024 * 1024
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
@@ -60,13 +63,15 @@ class ObjectStat:
     """What a store tells of an object without reading it. `size` is in bytes.
 
     None is what the store does not know: a file has no recorded SHA-256, and an HTTP server may
-    not even tell the size. `etag` tells versions apart and is never a SHA-256.
+    not even tell the size. `etag` tells versions apart and is never a SHA-256. `modified` is when
+    it was written, in seconds since the epoch.
     """
 
     size: int | None
     sha256: str | None = None
     content_type: str | None = None
     etag: str | None = None
+    modified: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,14 +190,20 @@ class ClaimStore:
 
     An operator's fault (no such bucket, access denied) is StoreUnavailable here: the base comes
     from configuration, so no job is to blame and none may die of it.
+
+    Objects that are old are deleted by the store's own rules (contracts/claim_rules.py). So a value
+    that is put again after a day is written again: its claim's life begins anew.
     """
 
-    def __init__(self, objects: ObjectStore, base_uri: str) -> None:
+    def __init__(
+        self, objects: ObjectStore, base_uri: str, *, now: Callable[[], float] = time.time
+    ) -> None:
         self._objects = objects
         self._base = base_uri.rstrip("/")
+        self._now = now
 
     def put(self, value: bytes | SeekableStream) -> Claim:
-        """Keep a value and give the claim on it. Putting the same value again changes nothing.
+        """Keep a value and give the claim on it; putting the same value again is harmless.
 
         A stream is read twice, first for its SHA-256; it must be at its start.
         """
@@ -204,8 +215,36 @@ class ClaimStore:
         uri = f"{self._base}/{passed.sha256[:2]}/{passed.sha256}"
         claim = Claim(uri=uri, size=passed.count, sha256=passed.sha256)
         with _operators_fault(self._base):
-            self._objects.put(uri, stream, size=claim.size, sha256=claim.sha256, create_only=True)
+            put = self._objects.put(
+                uri, stream, size=claim.size, sha256=claim.sha256, create_only=True
+            )
+            if not put.created and self._is_old(uri):
+                stream.seek(0)
+                self._objects.put(
+                    uri, stream, size=claim.size, sha256=claim.sha256, create_only=False
+                )
         return claim
+
+    def renew(self, claim: Claim, size_max: int = CLAIM_BYTES_MAX) -> None:
+        """Let an old claim's life begin anew; with one that `get` would refuse do nothing.
+
+        That is for the job itself to fail of.
+        """
+        with suppress(ContractError):
+            self._check_ours(claim, size_max)
+            if self._is_old(claim.uri):
+                value = io.BytesIO(self.get(claim, size_max))
+                with _operators_fault(self._base):
+                    self._objects.put(
+                        claim.uri, value, size=claim.size, sha256=claim.sha256, create_only=False
+                    )
+
+    def _is_old(self, uri: str) -> bool:
+        with _operators_fault(self._base):
+            stat = self._objects.stat(uri)
+        if stat is None or stat.modified is None:
+            return False
+        return self._now() - stat.modified > RENEW_SECONDS
 
     def get(self, claim: Claim, size_max: int) -> bytes:
         """Fetch and check a claimed value.
@@ -213,6 +252,15 @@ class ClaimStore:
         ContractError: the claim points outside the base, is over `size_max` bytes, or the object
         is missing or another.
         """
+        self._check_ours(claim, size_max)
+        with _operators_fault(self._base), self._objects.open(claim.uri) as stream:
+            checked = verified(stream, size=claim.size, sha256=claim.sha256, name=claim.uri)
+            value = bytearray()
+            while chunk := checked.read(CHUNK_BYTES):
+                value += chunk
+        return bytes(value)
+
+    def _check_ours(self, claim: Claim, size_max: int) -> None:
         name = claim.uri.removeprefix(f"{self._base}/")
         if name == claim.uri or not _NAME.fullmatch(name):
             raise ContractError(
@@ -223,12 +271,6 @@ class ClaimStore:
             raise ContractError(
                 f"the claim {claim.uri} is for {claim.size} bytes, over the limit of {size_max}"
             )
-        with _operators_fault(self._base), self._objects.open(claim.uri) as stream:
-            checked = verified(stream, size=claim.size, sha256=claim.sha256, name=claim.uri)
-            value = bytearray()
-            while chunk := checked.read(CHUNK_BYTES):
-                value += chunk
-        return bytes(value)
 
 
 def claim_to_header(claim: Claim) -> bytes:

@@ -29,6 +29,17 @@ def incompatibilities(*, reader: Any, writer: Any) -> list[str]:
     return list(_Comparison(reader, writer).faults(reader, writer, ""))
 
 
+def both_ways(new: Any, old: Any) -> Iterator[tuple[str, str]]:
+    """Yield (direction, problem): workers are upgraded first, yet old ones run on for a while."""
+    directions = (
+        ("backward: the new schema reads old records", new, old),
+        ("forward: the old schema reads new records", old, new),
+    )
+    for direction, reader, writer in directions:
+        for problem in incompatibilities(reader=reader, writer=writer):
+            yield direction, problem
+
+
 class _Comparison:
     """The named types of both sides, so that a name can be followed."""
 

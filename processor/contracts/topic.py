@@ -224,6 +224,11 @@ class Topic(_Part):
         return 0.9 * kept
 
     @property
+    def record_bytes_max(self) -> int:
+        """How large a record of this topic may be, as a copy on a retry topic too."""
+        return self.message_max + 2 * _HEADERS_ALLOWANCE_BYTES
+
+    @property
     def retry_topics(self) -> tuple[str, ...]:
         """The name of each retry tier, the first tier first."""
         return tuple(f"{self.name}.retry.{n}" for n in range(1, len(self.delays_seconds) + 1))

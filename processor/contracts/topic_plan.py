@@ -5,6 +5,8 @@ another number keys move, and a key's later jobs run beside its earlier ones.
 Rule 2: partitions are never taken away; Kafka cannot.
 Rule 3: a retry record keeps its job's partition number, so all of a topic's partition counts agree.
 Rule 4: what only a person can mend (replication, a tier no longer declared) is told, not touched.
+Rule 5: what would lose jobs is set right although no file names it, unless a topic's own `config`
+asks for it. It is not asked for at creation: some hosted clusters refuse to be told.
 """
 
 from __future__ import annotations
@@ -72,6 +74,9 @@ class Remark:
 Change = Create | AddPartitions | SetConfig | Refuse | Remark
 
 
+_SAFE = {"retention.bytes": "-1", "unclean.leader.election.enable": "false"}
+
+
 def plan(
     topics: Sequence[Topic],
     existing: Mapping[str, ExistingTopic],
@@ -90,6 +95,7 @@ def plan(
             changes.extend(_partition_changes(topic, spec, found, existing, allow_partition_change))
             changes.extend(_replication_remarks(topic, spec, found))
             changes.extend(_config_changes(spec, found))
+            changes.extend(_unsafe_settings(spec, found))
         changes.extend(_undeclared_tiers(topic, existing))
     return changes
 
@@ -162,6 +168,13 @@ def _config_changes(spec: TopicSpec, found: ExistingTopic) -> Iterator[Change]:
                 " every write would be refused; add replicas first",
             )
         else:
+            yield SetConfig(spec.name, name, before, value)
+
+
+def _unsafe_settings(spec: TopicSpec, found: ExistingTopic) -> Iterator[Change]:
+    for name, value in _SAFE.items():
+        before = found.config.get(name)
+        if before is not None and before != value and name not in spec.config:
             yield SetConfig(spec.name, name, before, value)
 
 

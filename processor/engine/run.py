@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from processor.contracts import headers
-from processor.contracts.claims import ClaimStore, claim_from_header
+from processor.contracts.claims import CLAIM_BYTES_MAX, ClaimStore, claim_from_header
 from processor.core.lane import Entry
 from processor.engine import effects
 from processor.engine.batch import Ready
@@ -91,7 +91,7 @@ class Runner:
         clock: Clock,
         caller: Caller,
         quick: Quick | None = None,
-        claim_bytes_max: int = 64 * 1024 * 1024,
+        claim_bytes_max: int = CLAIM_BYTES_MAX,
     ) -> None:
         self._quick = quick
         self._has_sinks = any(spec.sinks for spec in jobs.values())

@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from pathlib import Path
+from typing import Any
 
+from processor.contracts.claim_rules import claim_days, claim_seconds, with_our_rule
+from processor.contracts.topic import Topic
 from processor.errors import ProcessorError
 from processor.stack.process import Daemon, write_atomically
 from processor.stack.site import Site, port_answers
@@ -16,6 +19,7 @@ START_SECONDS_MAX = 60.0
 # is in its memory by then: what SIGKILL ends is that wait.
 STOP_SECONDS_MAX = 2.0
 CLAIM_BUCKET = "processor-claims"
+CLAIM_PREFIX = "claims"
 INNER_PORTS = (
     "master.port",
     "master.port.grpc",
@@ -169,11 +173,21 @@ class S3:
         try:
             if CLAIM_BUCKET not in {each["Name"] for each in client.list_buckets()["Buckets"]}:
                 client.create_bucket(Bucket=CLAIM_BUCKET)
+                client.put_bucket_lifecycle_configuration(
+                    Bucket=CLAIM_BUCKET, LifecycleConfiguration={"Rules": claim_rules()}
+                )
         except (BotoCoreError, ClientError):
             return False
         finally:
             client.close()
         return True
+
+
+def claim_rules() -> list[Any]:
+    """Give the rules that fit topics with the default retentions."""
+    seconds = claim_seconds([Topic(name="any", jobs=("any",), partitions=1)])
+    assert seconds is not None
+    return with_our_rule([], f"{CLAIM_PREFIX}/", claim_days(seconds))
 
 
 def find_weed() -> Path:

@@ -19,7 +19,7 @@ from processor.stack.postgres import Postgres
 from processor.stack.process import Daemon, locked, write_atomically
 from processor.stack.registry import Registry
 from processor.stack.report import LogReport, Report
-from processor.stack.s3 import CLAIM_BUCKET, S3
+from processor.stack.s3 import CLAIM_BUCKET, CLAIM_PREFIX, S3
 from processor.stack.site import PortChoice, Site, port_answers
 
 PARTS = ("kafka", "registry", "s3", "postgres")
@@ -232,7 +232,7 @@ class Stack:
                 "access_key_id": self.s3.access_key_id,
                 "secret_access_key": self.s3.secret_access_key,
             }
-            tables["claims"] = {"store": f"s3://{CLAIM_BUCKET}/claims"}
+            tables["claims"] = {"store": f"s3://{CLAIM_BUCKET}/{CLAIM_PREFIX}"}
         lines = ["# Written by `processor dev up`, removed by `processor dev down`."]
         for table, entries in tables.items():
             # A JSON string is a TOML string, and a JSON key in quotes is a TOML key.

@@ -4,13 +4,16 @@ import hashlib
 import io
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from processor.contracts.claims import (
+    RENEW_SECONDS,
     ClaimStore,
+    Put,
     claim_from_header,
     claim_to_header,
     verified,
@@ -43,6 +46,90 @@ def test_putting_a_value_again_leaves_the_object_alone() -> None:
 
     assert objects.objects == {claim.uri: kept}
     assert objects.objects[claim.uri] is kept
+
+
+class Dated(MemoryStore):
+    """Tells when its objects were written, and how often."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 1_000_000.0
+        self.puts: list[str] = []
+
+    def put(self, uri: str, stream: Any, **more: Any) -> Put:
+        put = super().put(uri, stream, **more)
+        if put.created:
+            self.puts.append(uri)
+            self.stats[uri] = replace(self.stats[uri], modified=self.now)
+        return put
+
+
+@pytest.fixture
+def dated() -> tuple[Dated, ClaimStore]:
+    objects = Dated()
+    return objects, ClaimStore(objects, BASE, now=lambda: objects.now)
+
+
+@pytest.mark.parametrize(("later", "puts"), [(RENEW_SECONDS, 1), (RENEW_SECONDS + 1, 2)])
+@pytest.mark.parametrize("value", [BODY, io.BytesIO(BODY)])
+def test_value_put_again_after_a_day_is_written_again(
+    dated: tuple[Dated, ClaimStore], later: float, puts: int, value: Any
+) -> None:
+    objects, store = dated
+    claim = store.put(BODY)
+    objects.now += later
+    if isinstance(value, io.BytesIO):
+        value.seek(0)
+
+    assert store.put(value) == claim
+
+    assert objects.puts == [claim.uri] * puts
+    assert objects.objects[claim.uri] == BODY
+
+
+@pytest.mark.parametrize(("later", "puts"), [(RENEW_SECONDS, 0), (RENEW_SECONDS + 1, 1)])
+def test_renewed_claim_is_written_again_under_its_own_name(
+    dated: tuple[Dated, ClaimStore], later: float, puts: int
+) -> None:
+    objects, store = dated
+    foreign = Claim(f"{BASE}/theirs", len(BODY), SHA256)
+    objects.put(foreign.uri, io.BytesIO(BODY), create_only=True)
+    objects.puts.clear()
+    objects.now += later
+
+    store.renew(foreign, size_max=100)
+
+    assert objects.puts == [foreign.uri] * puts
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        Claim("s3://other/theirs", len(BODY), SHA256),
+        Claim(f"{BASE}/missing", len(BODY), SHA256),
+        Claim(f"{BASE}/theirs", len(BODY), "0" * 64),
+        Claim(f"{BASE}/theirs", 101, SHA256),
+    ],
+)
+def test_claim_that_no_job_can_use_is_not_renewed(
+    dated: tuple[Dated, ClaimStore], claim: Claim
+) -> None:
+    objects, store = dated
+    objects.put(f"{BASE}/theirs", io.BytesIO(BODY), create_only=True)
+    objects.now += RENEW_SECONDS + 1
+
+    store.renew(claim, size_max=100)
+
+    assert objects.puts == [f"{BASE}/theirs"]
+
+
+def test_outage_while_a_claim_is_renewed_is_told(dated: tuple[Dated, ClaimStore]) -> None:
+    objects, store = dated
+    claim = store.put(BODY)
+    objects.fault = StoreUnavailable("away")
+
+    with pytest.raises(StoreUnavailable):
+        store.renew(claim, size_max=100)
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,24 @@ def test_insync_replicas_are_never_set_beyond_the_replicas_there_are():
     assert all("every write would be refused" in getattr(each, "reason", "") for each in changes)
 
 
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("retention.bytes", "1000000", "-1"),
+        ("unclean.leader.election.enable", "true", "false"),
+    ],
+)
+def test_setting_that_loses_jobs_is_set_right_unless_the_file_asks_for_it(
+    name: str, before: str, after: str
+):
+    existing = cluster(topic())
+    found = {**existing["copy"].config, name: before}
+    existing["copy"] = replace(existing["copy"], config=found)
+
+    assert plan([topic()], existing, brokers=3) == [SetConfig("copy", name, before, after)]
+    assert plan([topic(config={name: before})], existing, brokers=3) == []
+
+
 def test_tier_that_is_no_longer_declared_is_told():
     existing = cluster(topic(retry={"delays": ["1s", "2s"]}))
 

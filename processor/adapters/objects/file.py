@@ -59,7 +59,8 @@ class FileStore:
             except (FileNotFoundError, NotADirectoryError):
                 return None
             _require_regular(status, uri)
-        return ObjectStat(size=status.st_size, etag=f"{status.st_mtime_ns:x}-{status.st_size:x}")
+        etag = f"{status.st_mtime_ns:x}-{status.st_size:x}"
+        return ObjectStat(size=status.st_size, etag=etag, modified=status.st_mtime)
 
     def put(
         self,

@@ -111,6 +111,7 @@ class S3Store:
             sha256=sha256 if _SHA256.fullmatch(sha256) else None,
             content_type=answer.get("ContentType"),
             etag=answer["ETag"].strip('"'),
+            modified=answer["LastModified"].timestamp(),
         )
 
     def put(
