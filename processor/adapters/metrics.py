@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar, get_args
 
@@ -68,7 +69,8 @@ class Metrics(Telemetry):
         self._held_keys = self._made(Gauge, catalogue.HELD_KEYS)
         self._stalled_seconds = self._made(Gauge, catalogue.PARTITION_STALLED_SECONDS)
         self._commits = self._made(Counter, catalogue.COMMITS)
-        self._commit_age_seconds = self._made(Gauge, catalogue.COMMIT_AGE_SECONDS)
+        self._uncommitted_since: float | None = None  # Monotonic seconds.
+        self._made(Gauge, catalogue.COMMIT_AGE_SECONDS).set_function(self._commit_age)
         self._rebalances = self._made(Counter, catalogue.REBALANCES)
         self._drain_seconds = self._histogram(catalogue.DRAIN_SECONDS)
         self._outages = self._made(Counter, catalogue.OUTAGE_PAUSES)
@@ -87,7 +89,8 @@ class Metrics(Telemetry):
     def expect(self, topic: str, job_types: Iterable[str], *, partitions: int) -> None:
         """Show a topic's counts as 0 from the start: a rate sees no count that begins above it."""
         self._partitions_declared.labels(topic).set(partitions)
-        self._consumed.labels(topic)
+        for counter in (self._consumed, self._produce_errors, self._late_results):
+            counter.labels(topic)
         self._wait_seconds.labels(topic)
         self._job_attempts.expect((topic,))
         for job_type in job_types:
@@ -179,9 +182,9 @@ class Metrics(Telemetry):
         """Count commits."""
         self._commits.labels(result).inc(count)
 
-    def commit_age(self, seconds: float) -> None:
-        """Show the age of what waits for a commit."""
-        self._commit_age_seconds.set(seconds)
+    def commit_age(self, seconds: float | None) -> None:
+        """Show the age of what waits for a commit: it grows on while the loop hangs in one."""
+        self._uncommitted_since = None if seconds is None else time.monotonic() - seconds
 
     def rebalanced(self, change: Change) -> None:
         """Count a change of ownership."""
@@ -218,6 +221,10 @@ class Metrics(Telemetry):
     def ledger_pruned(self, count: int) -> None:
         """Count rows that were forgotten."""
         self._pruned.inc(count)
+
+    def _commit_age(self) -> float:
+        since = self._uncommitted_since
+        return 0.0 if since is None else max(0.0, time.monotonic() - since)
 
     def _made(self, kind: type[_Wrapper], metric: Definition) -> _Wrapper:
         return kind(metric.name, metric.sentence, metric.labels, registry=self.registry)

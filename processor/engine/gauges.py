@@ -113,4 +113,4 @@ class Gauges:
                 goes_on = committed[each] == self._committed.get(each)
                 since[each] = self._uncommitted_since.get(each, now) if goes_on else now
         self._committed, self._uncommitted_since = committed, since
-        self._telemetry.commit_age(now - min(since.values(), default=now))
+        self._telemetry.commit_age(now - min(since.values()) if since else None)

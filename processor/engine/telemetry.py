@@ -82,8 +82,11 @@ class Telemetry:
     def committed(self, result: CommitResult, count: int = 1) -> None:
         """The group's coordinator answered a commit, or did not."""
 
-    def commit_age(self, seconds: float) -> None:
-        """The oldest settled record that is not committed yet has waited about so long; 0: none."""
+    def commit_age(self, seconds: float | None) -> None:
+        """The oldest settled record that is not committed yet has waited about so long by now.
+
+        None: all is committed.
+        """
 
     def rebalanced(self, change: Change) -> None:
         """Partitions came or went."""

@@ -203,3 +203,20 @@ def test_memory_is_shown_beside_its_bounds():
 
     assert float(values["processor_memory_budget_bytes"]) == 7 * 1024 * 1024
     assert float(values["processor_memory_limit_bytes"]) == memory_limit()
+
+
+def test_commit_age_grows_on_while_nobody_tells_of_it():
+    metrics = Metrics()
+
+    def age() -> float:
+        (line,) = [each for each in our_lines(metrics) if "commit_age" in each]
+        return float(line.split(" ")[1])
+
+    ages = [age()]
+    metrics.commit_age(5.0)
+    ages += [age(), age()]
+    metrics.commit_age(None)
+    ages.append(age())
+
+    assert ages[0] == ages[3] == 0.0
+    assert 5.0 <= ages[1] < ages[2] < 60.0

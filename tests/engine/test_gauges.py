@@ -164,9 +164,9 @@ def test_commit_age_grows_while_commits_are_not_answered(bench: Bench):
     member.log.before_commit = lambda _: None
     second(bench, member)
 
-    assert idle == 0.0
+    assert idle is None
     assert ages == pytest.approx([0.0, 1.0, 2.0, 3.0, 4.0])
-    assert shown.now["commit_age"] == 0.0
+    assert shown.now["commit_age"] is None
 
 
 def test_commit_age_begins_anew_with_each_commit_that_is_accepted(bench: Bench):
@@ -182,7 +182,7 @@ def test_commit_age_begins_anew_with_each_commit_that_is_accepted(bench: Bench):
         member.pool.run_all()
 
     assert len(bench.effects()) == 24
-    assert max(ages) == 0.0
+    assert set(ages) <= {0.0, None}
 
 
 def test_wait_is_counted_from_when_the_job_was_due(bench: Bench):
