@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -15,7 +16,7 @@ import yaml
 from processor.adapters.metric_catalogue import CATALOGUE
 from processor.cli.main import cli
 from processor.errors import ProcessorError
-from tests.alerts.rules import ROOT, RULES, RUNBOOKS, alerts, hurried
+from tests.alerts.rules import DASHBOARD, ROOT, RULES, RUNBOOKS, alerts, hurried
 
 CASES = Path(__file__).parent / "alerts_test.yaml"
 OUTBOX = {"processor_outbox_oldest_seconds", "processor_outbox_rows"}
@@ -84,6 +85,18 @@ def test_alert_says_what_is_wrong_how_bad_it_is_and_what_to_do(alert: dict[str, 
     assert (ROOT / told["runbook"]).is_file()
     assert told["runbook"] == f"docs/runbooks/{file_of(alert['alert'])}"
     assert named_metrics(alert["expr"]) <= known_metrics()
+
+
+def test_dashboard_asks_for_metrics_that_are_told_and_nothing_else():
+    document = json.loads(DASHBOARD.read_text(encoding="utf-8"))
+    variables = [each for each in document["templating"]["list"] if each["type"] == "query"]
+    queries = [each["query"]["query"] for each in variables]
+    for panel in document["panels"]:
+        queries += [target["expr"] for target in panel.get("targets", [])]
+        assert panel["type"] == "row" or panel["description"].endswith("."), panel["title"]
+
+    assert len(queries) > 20
+    assert named_metrics(" ".join(queries)) <= known_metrics()
 
 
 def file_of(name: str) -> str:
