@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from processor.app import App
     from processor.async_client import AsyncClient
-    from processor.client import Client, Submission
+    from processor.client import Client
     from processor.engine.context import JobContext
     from processor.engine.submit import Accepted, NewJob, Refused
     from processor.errors import PermanentError, ProcessorError, Reject, Retry, TransientError
     from processor.model import ObjectRef
     from processor.settings import Settings, load_settings
+    from processor.submission import Submission
 
 _HOMES = {
     "Accepted": "processor.engine.submit",
@@ -34,7 +35,7 @@ _HOMES = {
     "Reject": "processor.errors",
     "Retry": "processor.errors",
     "Settings": "processor.settings",
-    "Submission": "processor.client",
+    "Submission": "processor.submission",
     "TransientError": "processor.errors",
     "load_settings": "processor.settings",
 }

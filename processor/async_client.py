@@ -7,10 +7,11 @@ import contextlib
 from types import TracebackType
 from typing import Any, Self
 
-from processor.client import PIPELINE_MAX, ROOM_SECONDS, Client, Submission
+from processor.client import PIPELINE_MAX, ROOM_SECONDS, Client
 from processor.engine.submit import Accepted, NewJob
 from processor.errors import ProcessorError
 from processor.settings import Settings
+from processor.submission import Submission
 
 
 class AsyncClient:
@@ -25,6 +26,7 @@ class AsyncClient:
 
     def __init__(self, settings: Settings | None = None, *, source: str = "processor") -> None:
         self._client = Client(settings, source=source)
+        self._client.tell_at_once()
         self._prepared: set[str] = set()
         self._slots = asyncio.Semaphore(PIPELINE_MAX)
         self._in_order = asyncio.Lock()  # Fair: those who wait go on in the order they came.

@@ -30,20 +30,22 @@ from processor.contracts.builtin import schema_directories, topic_directories
 from processor.contracts.claims import ClaimStore
 from processor.contracts.schemas import Schema, SchemaSet
 from processor.contracts.topics import Topic, TopicSet
-from processor.engine.submit import Accepted, NewJob, Refused, outgoing
+from processor.engine.submit import Accepted, NewJob, Refused, Way, outgoing, way_of
 from processor.errors import BrokerUnavailable, ProcessorError, UsageError
 from processor.model import ObjectRef, Outgoing
 from processor.reached import ReachedClaims, RecentOutage
 from processor.settings import Settings, load_settings
+from processor.submission import Submission
 
 if TYPE_CHECKING:
-    from confluent_kafka import Message
+    pass
 
 DELIVERY_SECONDS = 30.0
 CLOSE_SECONDS = DELIVERY_SECONDS + 5  # `close` waits no longer for acknowledgements.
 TAKE_BACK_SECONDS = 5.0
 ROOM_SECONDS = 0.005  # Between two looks at a full buffer.
-UNASKED_MAX = 1000  # Failures kept for `close`, which raises the first.
+POLL_EVERY = 256  # So many jobs are handed over until their answers are asked for,
+POLL_SECONDS = 0.05  # or for so long, where nobody waits for them.
 PIPELINE_MAX = 10_000  # Jobs of one `submit_many` that await their acknowledgement at once.
 
 # Why a job has no answer, and how that is told.
@@ -52,7 +54,7 @@ _UNANSWERED = {
     KafkaError._PURGE_QUEUE: "before the Client was closed",
     KafkaError._PURGE_INFLIGHT: "before the Client was closed",
 }
-_MAKING = threading.Lock()  # What is waited on is made once, whoever waits.
+_uuid7: Callable[[], object] | None = None
 _FORKS = [0]  # How many forks lie between this process and the one that imported this module.
 
 
@@ -61,71 +63,6 @@ def _forked() -> None:
 
 
 os.register_at_fork(after_in_child=_forked)
-
-
-class Submission:
-    """A job on its way. `result()` waits for the acknowledgement.
-
-    A lighter `concurrent.futures.Future`: there is one for each job, and hardly any is waited for
-    by itself, so what waiting needs is made by whoever waits.
-    """
-
-    __slots__ = ("_answer", "_calls", "_came", "_topic", "_unasked", "asked", "job_id")
-
-    def __init__(self, job_id: str, topic: str) -> None:
-        self.job_id = job_id
-        self.asked = False  # Whether somebody waits for the answer, or has had it.
-        self._topic = topic
-        self._answer: tuple[int, int] | ProcessorError | None = None
-        self._unasked: dict[Submission, None] | None = None
-        self._came: threading.Event | None = None
-        self._calls: Callable[[], object] | None = None
-
-    def result(self, timeout: float | None = None) -> Accepted:
-        """Wait until the job is on the log; raises what prevented it.
-
-        After TimeoutError the outcome is unknown: submit again with the same job id or
-        idempotency key, and the job still takes effect once.
-        """
-        self.asked = True
-        if self._answer is None:
-            # Written before `_answer` is read again; `answer` does it in the contrary order.
-            with _MAKING:
-                came = self._came = self._came or threading.Event()
-            if self._answer is None and not came.wait(timeout):
-                raise TimeoutError(f"job {self.job_id} was not acknowledged within {timeout} s")
-        assert self._answer is not None
-        if isinstance(self._answer, ProcessorError):
-            if self._unasked is not None:
-                self._unasked.pop(self, None)
-            raise self._answer
-        return Accepted(self.job_id, self._topic, *self._answer)
-
-    @property
-    def done(self) -> bool:
-        """Whether the answer has come."""
-        return self._answer is not None
-
-    def when_answered(self, call: Callable[[], object]) -> None:
-        """Have a call made when the answer has come: on any thread, perhaps twice."""
-        self._calls = call  # Written before `_answer` is read, as in `result`.
-        if self._answer is not None:
-            call()
-
-    def fail(self, fault: ProcessorError, unasked: dict[Submission, None]) -> None:
-        """Take what prevented it; in `unasked` until it is asked for (the client's side)."""
-        if not self.asked and len(unasked) < UNASKED_MAX:
-            self._unasked = unasked
-            unasked[self] = None
-        self.answer(fault)
-
-    def answer(self, answer: tuple[int, int] | ProcessorError) -> None:
-        """Take the answer: partition and offset, or what prevented it (the client's side)."""
-        self._answer = answer
-        if self._came is not None:
-            self._came.set()
-        if self._calls is not None:
-            self._calls()
 
 
 class Client:
@@ -141,7 +78,7 @@ class Client:
         self._schemas = SchemaSet.load(schema_directories(self.settings))
         self._topics = TopicSet.load(topic_directories(self.settings), self._schemas)
         self._registry = Registry(self.settings.registry)
-        self._ways: dict[str, tuple[Topic, Encoder]] = {}
+        self._ways: dict[str, Way] = {}
         self._outage = RecentOutage()
         self._claims: ClaimStore | None = None
         self._lock = threading.Lock()
@@ -151,6 +88,10 @@ class Client:
         self._closed = threading.Event()  # Nothing more is handed over.
         self._ended = threading.Event()  # And everything is answered.
         self._poller: threading.Thread | None = None
+        self._waiting = 0  # Threads that wait for an answer.
+        self._wanted = threading.Event()  # Answers are waited for: they are told at once.
+        self._unpolled = 0  # Jobs handed over since answers were last asked for.
+        self._polled_at = 0.0
         self._heard = Heard()
         self._failed: dict[Submission, None] = {}  # Whose result nobody has asked for, in order.
 
@@ -197,45 +138,63 @@ class Client:
         """
         submission, record = self.encoded(job)
         while not self.handed_over(submission, record):
-            self._closed.wait(ROOM_SECONDS)  # The poller makes room as acknowledgements come.
+            self._poll(ROOM_SECONDS)  # Acknowledgements make room as they come.
+        if self._unpolled >= POLL_EVERY:
+            self._poll(0)
         return submission
 
     def encoded(self, job: NewJob) -> tuple[Submission, Outgoing]:
         """Check a job and make its record (the side of `AsyncClient`)."""
         self._check_open()
         self._started()
-        topic, encoder = self._way(job.job_type)
+        way = self._ways.get(job.job_type) or self._way(job.job_type)
         job_id, record = outgoing(
             job,
-            topic=topic.name,
-            encode=encoder.encode,
-            message_bytes_max=topic.message_max,
-            start_within_seconds=topic.wait_seconds_max,
+            way,
             claims=self._claim_store(),
             source=self._source,
             now=time.time(),
             new_id=new_job_id,
         )
-        return Submission(job_id, topic.name), record
+        return Submission(job_id, way.topic, self), record
 
     def handed_over(self, submission: Submission, record: Outgoing) -> bool:
         """Give a record to the Kafka client, without a wait. False: its buffer is full."""
-
-        def answered(error: KafkaError | None, message: Message) -> None:
-            if error is not None:
-                submission.fail(self._fault(error, record.topic), self._failed)
-                return
-            submission.answer((message.partition() or 0, message.offset() or 0))
-
         with self._handing_over:
             self._check_open()
             try:
-                produce(self._started(), record, answered)
+                produce(self._started(), record, submission.answer)
             except BufferError:
                 return False
             except KafkaException as fault:
                 raise self._fault(kafka_error(fault), record.topic) from None
+        self._unpolled += 1
         return True
+
+    def tell_at_once(self) -> None:
+        """Have answers told as soon as they come, whoever waits (the side of `AsyncClient`)."""
+        self._waiting += 1
+        self._wanted.set()
+
+    def failed(self, submission: Submission, error: KafkaError, topic: str) -> None:
+        """Tell a submission what prevented it (the side of `Submission`)."""
+        submission.fail(self._fault(error, topic), self._failed)
+
+    def waited(self, came: threading.Event, timeout: float | None) -> bool:
+        """Wait for an answer, and have answers told at once meanwhile (the side of `Submission`).
+
+        Returns whether it came in time.
+        """
+        with self._lock:
+            self._waiting += 1
+            self._wanted.set()
+        try:
+            return came.wait(timeout)
+        finally:
+            with self._lock:
+                self._waiting -= 1
+                if self._waiting == 0:
+                    self._wanted.clear()
 
     def submit_many(self, jobs: Iterable[NewJob]) -> Iterator[Accepted | Refused]:
         """Submit jobs in a pipeline; gives one answer for each, in order. Nothing is raised.
@@ -311,15 +270,30 @@ class Client:
                 mine.setdefault("queue.buffering.max.messages", 100_000)
                 self._producer = made(Producer, mine)
                 self._poller = threading.Thread(
-                    target=self._poll, name="processor-client", daemon=True
+                    target=self._poll_on, name="processor-client", daemon=True
                 )
                 self._poller.start()
         return self._producer
 
-    def _poll(self) -> None:
+    def _poll(self, seconds: float) -> None:
+        """Have answers told on this thread: those that have come, or the first within a time."""
+        assert self._producer is not None
+        self._unpolled = 0
+        self._polled_at = time.monotonic()
+        self._producer.poll(seconds)
+
+    def _poll_on(self) -> None:
+        """Have answers told where somebody waits for them, or nobody else has them told.
+
+        Whoever submits without a wait polls now and then: two threads that both run Python take
+        turns at it for each answer, which costs more than the answer does.
+        """
         assert self._producer is not None
         while not self._ended.is_set():
-            self._producer.poll(0.1)
+            if self._wanted.wait(POLL_SECONDS):
+                self._producer.poll(0.1)
+            elif time.monotonic() >= self._polled_at + POLL_SECONDS:
+                self._producer.poll(0)
 
     def _check_open(self) -> None:
         if self._closed.is_set():
@@ -339,7 +313,7 @@ class Client:
             "idempotency key",
         )
 
-    def _way(self, job_type: str) -> tuple[Topic, Encoder]:
+    def _way(self, job_type: str) -> Way:
         """Find how a job type's jobs are sent; asked for once, in an outage every 10 seconds."""
         way = self._ways.get(job_type)
         if way is not None:
@@ -349,7 +323,7 @@ class Client:
             topic, schema = self.topic_of(job_type), self.schema_of(job_type)
             schema_id = self._registry.id_of(subject_for(topic.name, job_type), schema.text)
             topics_found(producer, self.settings.kafka, self._heard, topic=topic.name)
-            way = self._ways[job_type] = (topic, Encoder(schema, schema_id))
+            way = self._ways[job_type] = way_of(topic, Encoder(schema, schema_id).encode)
         return way
 
     def _claim_store(self) -> ClaimStore | None:
@@ -360,9 +334,12 @@ class Client:
 
 def new_job_id() -> str:
     """Make a job id: a UUID of version 7, so ids sort by time."""
-    import uuid_utils
+    global _uuid7
+    if _uuid7 is None:  # A hundredth of a second: not for those who only import this module.
+        from uuid_utils import uuid7
 
-    return str(uuid_utils.uuid7())
+        _uuid7 = uuid7
+    return str(_uuid7())
 
 
 def _answer(sent: tuple[NewJob, Submission | Refused]) -> Accepted | Refused:

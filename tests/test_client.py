@@ -15,16 +15,13 @@ import pytest
 from confluent_kafka import KafkaError
 
 from processor import AsyncClient, Client, ProcessorError
-from processor.client import UNASKED_MAX, Submission
-from processor.engine.submit import NewJob
+from processor.engine.submit import NewJob, Way
 from processor.errors import BrokerUnavailable, UsageError
 from processor.settings import Settings
+from processor.submission import UNASKED_MAX, Submission
 
 JOB = NewJob("x", {})
-WAY: Any = (
-    SimpleNamespace(name="x", message_max=1000, wait_seconds_max=60.0),
-    SimpleNamespace(encode=lambda payload: b"value"),
-)
+WAY = Way("x", lambda payload: b"value", message_bytes_max=1000, start_within_seconds=60.0)
 
 
 class Producer:

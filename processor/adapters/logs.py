@@ -12,6 +12,7 @@ import logging
 import re
 import sys
 import traceback
+from collections import deque
 from collections.abc import Iterable, Mapping, MutableMapping
 from types import TracebackType
 from typing import Any, Final, TextIO, cast
@@ -157,5 +158,9 @@ def _told(error: BaseException) -> str:
 
 
 def _frames(trace: TracebackType | None) -> list[str]:
-    frames = traceback.extract_tb(trace)[-FRAMES_MAX:]
-    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in reversed(frames)]
+    # Not by `traceback.extract_tb`: it looks at each source file on disk, for lines we never show.
+    frames = deque(traceback.walk_tb(trace), maxlen=FRAMES_MAX)
+    return [
+        f"{frame.f_code.co_filename}:{line} {frame.f_code.co_name}"
+        for frame, line in reversed(frames)
+    ]

@@ -110,7 +110,7 @@ def submit(
             return
         waiter = _waiter(client, job_type) if wait else None
         accepted = client.submit_soon(job).result()
-        click.echo(json.dumps(asdict(accepted)))
+        click.echo(json.dumps(accepted._asdict()))
         if waiter is not None and not _print_outcomes(waiter, [accepted.job_id], timeout):
             sys.exit(1)
 
@@ -149,7 +149,7 @@ def _submit_lines(
             count += 1
             if wait:
                 awaited.append(answer.job_id)
-            row = {"line": number, **asdict(answer)}
+            row = {"line": number, **answer._asdict()}
             reported.add(row)
             click.echo(json.dumps(row))
             bar.update(task, completed=count)
@@ -254,9 +254,8 @@ def _job(
 
 
 def _with_idempotency_key(job: NewJob, idempotency_key: str | None) -> NewJob:
-    from dataclasses import replace
 
-    return replace(job, idempotency_key=idempotency_key)
+    return job._replace(idempotency_key=idempotency_key)
 
 
 def _field(document: Any, path: str) -> str:

@@ -148,6 +148,13 @@ class Assignment:
         """What the fence knows a record by: its key, or one name for the whole partition."""
         return key if self.fences_keys else b"*"
 
+    def tier_of(self, topic: str) -> int | None:
+        """The tier that a topic is, 1 the first; None: it is none of ours."""
+        for tier, each in enumerate(self.satellites, start=1):
+            if each.topic == topic:
+                return tier
+        return None
+
     def floor_at(self, partition: Partition, offset: int) -> int:
         """The epoch below which a satellite's copies are void, at an offset."""
         return self.floors[self.satellites.index(partition)].at(offset)

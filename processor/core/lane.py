@@ -8,7 +8,9 @@ Rule 4: an entry that waits for its time keeps its place: the rest of its turn w
 Rule 5: where nothing has to be known of a record before it runs, records stay *fresh*: messages as
         the client gave them, behind everything in the queues. They are taken as a `Stretch`, a run
         of them as one turn of the whole lane, or are unrolled into entries and their turns.
-Rule 6: a full lane pauses its partition and is resumed at half. `full` is a signal, not a wall:
+Rule 6: the ready turns of a lane of which nothing runs may be taken together, as one turn of the
+        whole lane: what becomes ready meanwhile is deferred until that is released.
+Rule 7: a full lane pauses its partition and is resumed at half. `full` is a signal, not a wall:
         the batch that filled the lane is kept, so a lane holds at most `records_max` plus a batch.
 """
 
@@ -27,7 +29,7 @@ from processor.model import Failure, Hop, JobHeaders, Message, Record
 Turn = Hashable
 RECORD_BYTES = 700  # What a record takes beside its value, in the client and here; measured.
 UNROLLED_MAX = 8  # Fresh records become entries so many at a time: no more than are soon taken.
-WHOLE: Turn = "whole lane"  # The turn of a stretch of many keys: nothing else of the lane runs.
+WHOLE: Turn = "whole lane"  # The turn of what has many keys: nothing else of the lane runs.
 
 
 class Ordering(StrEnum):
@@ -80,6 +82,7 @@ class Lane:
         "_arrived",
         "_busy",
         "_bytes",
+        "_deferred",
         "_fresh",
         "_queues",
         "_ready",
@@ -113,6 +116,7 @@ class Lane:
         self._queues: dict[Turn, deque[Entry]] = {}
         self._ready: deque[Turn] = deque()
         self._busy: set[Turn] = set()
+        self._deferred: dict[Turn, None] = {}  # To go on when the whole lane is released.
         # (last offset, its job's time on main, bytes) of what arrived together, in order.
         self._arrived: deque[tuple[int, int, int]] = deque()
         self._bytes = 0
@@ -137,10 +141,12 @@ class Lane:
     @property
     def runnable(self) -> bool:
         """Whether a turn is ready to be taken (one that sleeps becomes ready in `take`)."""
-        return bool(self._ready) or self._fresh_may_run
+        return WHOLE not in self._busy and (bool(self._ready) or self._fresh_may_run)
 
     def may_run(self, now: float) -> bool:
         """Whether `take` may give anything now. Asked of every lane in every turn: cheap."""
+        if WHOLE in self._busy:
+            return False
         if self._ready or self._fresh:
             return True
         return bool(self._sleeping) and self._sleeping[0][0] <= now
@@ -218,13 +224,19 @@ class Lane:
     def take(self, *, now: float, count_max: int, together: bool = False) -> list[Entry] | Stretch:
         """Take the head of the next ready turn, up to `count_max` entries, and make it busy.
 
-        Fresh records are taken as they are where one turn is all there is, or `together` says that
-        their turns need not run side by side. Empty when nothing may run now.
+        `together`: turns need not run side by side, and several may be taken at once. Fresh records
+        are taken as they are where one turn is all there is, or together. Empty when nothing may
+        run now; `turn_of` tells what was made busy.
         """
         assert count_max >= 1
+        if WHOLE in self._busy:
+            return []
         self._wake(now)
         while True:
-            taken = self._take_ready(now, count_max)
+            if together and len(self._ready) > 1 and not self._busy:
+                taken = self._take_all_ready(now, count_max)
+            else:
+                taken = self._take_ready(now, count_max)
             if taken or not self._fresh_may_run:
                 return taken
             alone = not (self._busy or self._queues or self._suspended)
@@ -234,10 +246,16 @@ class Lane:
                 return []  # Soon it is alone: what runs is quick.
             self._unroll_some()
 
+    def turn_of(self, taken: Sequence[Entry] | Stretch) -> Turn:
+        """The turn that is busy with what was just taken."""
+        if WHOLE in self._busy:
+            return WHOLE
+        return None if isinstance(taken, Stretch) else taken[0].turn
+
     @property
     def _fresh_may_run(self) -> bool:
         """Whether fresh records could be taken, or unrolled behind what is queued."""
-        if not self._fresh or WHOLE in self._busy:
+        if not self._fresh:
             return False
         if self.ordering is Ordering.PARTITION:
             return not (self._busy or self._queues or self._suspended)
@@ -298,12 +316,24 @@ class Lane:
             return taken
         return []
 
+    def _take_all_ready(self, now: float, count_max: int) -> list[Entry]:
+        taken: list[Entry] = []
+        while len(taken) < count_max and (some := self._take_ready(now, count_max - len(taken))):
+            taken += some
+        turns = {each.turn for each in taken}
+        if len(turns) > 1:
+            self._busy = {WHOLE}
+            self._deferred.update((turn, None) for turn in turns if turn in self._queues)
+        return taken
+
     def put_back(self, entries: Iterable[Entry]) -> None:
         """Return entries of a busy or suspended turn to its head, in the order given."""
         for entry in reversed(list(entries)):
             assert not self._busy.isdisjoint((entry.turn, WHOLE)) or entry.turn in self._suspended
             self._queues.setdefault(entry.turn, deque()).appendleft(entry)
             self.waiting += 1
+            if WHOLE in self._busy:
+                self._deferred[entry.turn] = None
 
     def give_back(self, stretch: Stretch) -> None:
         """Return fresh records that were taken and not run: they come next."""
@@ -314,8 +344,11 @@ class Lane:
     def release(self, turn: Turn) -> None:
         """End a busy turn: its next entries may be taken, unless it is suspended."""
         self._busy.remove(turn)
-        # What was put back of a stretch belongs to turns of its own.
-        for each in list(self._queues) if turn == WHOLE else (turn,):
+        if turn != WHOLE:
+            self._go_on(turn)
+            return
+        deferred, self._deferred = self._deferred, {}
+        for each in deferred:
             self._go_on(each)
 
     def suspend(self, turn: Turn) -> None:
@@ -340,8 +373,9 @@ class Lane:
         self.watermark.settle_all(offsets)
 
     def _go_on(self, turn: Turn) -> None:
-        free = self._busy.isdisjoint((turn, WHOLE)) and turn not in self._suspended
-        if free and turn in self._queues:
+        if WHOLE in self._busy:
+            self._deferred[turn] = None
+        elif turn in self._queues and turn not in self._busy and turn not in self._suspended:
             self._ready.append(turn)
 
     def _turn_of(self, record: Record) -> Turn:

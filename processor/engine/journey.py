@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 from processor.contracts import headers
 from processor.core.assignment import Assignment
@@ -77,6 +77,13 @@ class Wait:
 @dataclass(frozen=True, slots=True)
 class KnownDead:
     """It is on the dead-letter topic already; no ledger needs to be asked (core/letters.py)."""
+
+
+class Copy(NamedTuple):
+    """A record's copy for a tier or the dead-letter topic, and its way as the headers tell it."""
+
+    outgoing: Outgoing
+    hop: Hop
 
 
 Admission = Run | Park | Hold | EndReplay | KnownDead
@@ -173,6 +180,25 @@ def hop_of(record: Record) -> Hop | None:
         return None
 
 
+def land(copy: Copy, offset: int, assignment: Assignment, now: float) -> None:
+    """Put a copy of ours into its tier's lane, where all before it is there: it has landed.
+
+    It is not waited for until it is fetched; when it is, it comes again and is left out.
+    """
+    outgoing = copy.outgoing
+    assert outgoing.partition is not None
+    tier = assignment.tier_of(outgoing.topic)
+    if tier is None:
+        return  # A letter.
+    lane = assignment.lanes[tier]
+    if offset != lane.watermark.next_offset or lane.full:
+        return
+    timestamp_ms = int(now * 1000)
+    key, value, written = outgoing.key, outgoing.value, outgoing.headers
+    record = Record(outgoing.topic, outgoing.partition, offset, key, value, written, timestamp_ms)
+    lane.arrive(record, copy.hop)
+
+
 def copy_of(record: Record, hop: Hop) -> str:
     """Name a tier record's copy; one that a foreign writer left unnamed is its place."""
     return hop.copy or place_of(record)
@@ -235,15 +261,13 @@ def settle(
             assert_never(outcome)
 
 
-def parked_copy(entry: Entry, assignment: Assignment, park: Park) -> tuple[Outgoing, str]:
+def parked_copy(entry: Entry, assignment: Assignment, park: Park) -> Copy:
     """Build the copy of a record that waits behind its key: no attempt is added."""
     hop = entry.hop._replace(attempt=entry.attempt, not_before_ms=park.not_before_ms)
     return _copy(entry, assignment, hop, assignment.satellites[park.tier - 1].topic)
 
 
-def retry_copy(
-    entry: Entry, assignment: Assignment, verdict: Retry, now: float
-) -> tuple[Outgoing, str]:
+def retry_copy(entry: Entry, assignment: Assignment, verdict: Retry, now: float) -> Copy:
     """Build the copy of a record whose run failed, for its next tier."""
     failed = entry.hop.after(verdict.failure, attempt=entry.attempt, now_ms=int(now * 1000))
     hop = failed._replace(not_before_ms=int(verdict.not_before * 1000))
@@ -252,18 +276,18 @@ def retry_copy(
 
 def dead_letter(
     entry: Entry, assignment: Assignment, failure: Failure, topic: str, now: float
-) -> Outgoing:
+) -> Copy:
     """Build the dead letter: the original bytes, and all that is known of the failure."""
     hop = entry.hop.after(failure, attempt=entry.attempt, now_ms=int(now * 1000))
-    return _copy(entry, assignment, hop, topic)[0]
+    return _copy(entry, assignment, hop, topic)
 
 
-def held_letter(entry: Entry, assignment: Assignment, topic: str) -> Outgoing:
+def held_letter(entry: Entry, assignment: Assignment, topic: str) -> Copy:
     """Build the letter of a job that is held behind a dead one of its key: no attempt is added."""
     assert entry.record.key is not None
     behind = entry.hop.origin._replace(offset=assignment.holds.behind(entry.record.key))
     hop = entry.hop._replace(attempt=entry.attempt, not_before_ms=0, held_behind=str(behind))
-    return _copy(entry, assignment, hop, topic)[0]
+    return _copy(entry, assignment, hop, topic)
 
 
 def status_of(
@@ -317,10 +341,9 @@ def conflict_with(job_id: str) -> Failure:
     )
 
 
-def _copy(entry: Entry, assignment: Assignment, hop: Hop, topic: str) -> tuple[Outgoing, str]:
-    copy = assignment.next_copy()
+def _copy(entry: Entry, assignment: Assignment, hop: Hop, topic: str) -> Copy:
     record = entry.record
-    hop = hop._replace(epoch=assignment.epoch, copy=copy)
+    hop = hop._replace(epoch=assignment.epoch, copy=assignment.next_copy())
     outgoing = Outgoing(
         topic=topic,
         partition=record.partition,
@@ -328,7 +351,7 @@ def _copy(entry: Entry, assignment: Assignment, hop: Hop, topic: str) -> tuple[O
         value=record.value,
         headers=headers.write_hop(record.headers, hop),
     )
-    return outgoing, copy
+    return Copy(outgoing, hop)
 
 
 def _asked_not_before_ms(record: Record) -> int:

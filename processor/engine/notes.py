@@ -18,9 +18,10 @@ from typing import assert_never
 from processor.contracts import headers
 from processor.core.assignment import Assignment
 from processor.core.lane import Entry
+from processor.engine.journey import Copy
 from processor.engine.ports import Clock, Death, HeldJob, Ledger, Owner
 from processor.engine.slices import Pool
-from processor.model import Failure, Outgoing, Partition
+from processor.model import Failure, Outgoing
 
 AGAIN_SECONDS = 1.0
 
@@ -44,7 +45,7 @@ class Barrier(Enum):
     COMMIT = "commit"
 
 
-Step = Outgoing | Note | Barrier
+Step = Outgoing | Copy | Note | Barrier
 
 
 @dataclass(eq=False, slots=True)
@@ -56,7 +57,7 @@ class Settling:
     owner: Owner
     steps: deque[Step]
     death: Death | None
-    sent_to: Partition | None = None  # Where the append under way goes, if that is known.
+    sent: Outgoing | Copy | None = None  # The append under way.
 
 
 @dataclass(eq=False, slots=True)

@@ -23,7 +23,7 @@ from processor.core.holds import Closed
 from processor.core.lane import Entry
 from processor.core.retry import DeadLetter, Retry, WaitInPlace
 from processor.engine import journey
-from processor.engine.journey import Bury, Done, Hold, Park, Verdict, Wait
+from processor.engine.journey import Bury, Copy, Done, Hold, Park, Verdict, Wait
 from processor.engine.notes import (
     Barrier,
     Errand,
@@ -64,6 +64,7 @@ class Settlement:
     ) -> None:
         self._log = log
         self._ledger = ledger
+        self._clock = clock
         self._rules = rules
         self._encode_status = encode_status
         self._owner = owner
@@ -94,10 +95,10 @@ class Settlement:
                 self._tell_failure(entry, assignment, failure, "job waits in the last tier", until)
                 return True
             case Retry(tier, not_before, failure):
-                outgoing, copy = journey.retry_copy(entry, assignment, verdict, now)
+                copy = journey.retry_copy(entry, assignment, verdict, now)
                 key = assignment.fence_key(entry.record.key)
-                assignment.fence.add(key, tier=tier, copy=copy)
-                steps.append(outgoing)
+                assignment.fence.add(key, tier=tier, copy=copy.hop.copy)
+                steps.append(copy)
                 self._tell_failure(entry, assignment, failure, "job will be retried", not_before)
             case DeadLetter(failure) | Bury(failure):
                 death = death_of(entry, failure, closes=assignment.holds.enabled)
@@ -128,10 +129,10 @@ class Settlement:
 
     def park(self, entry: Entry, assignment: Assignment, park: Park) -> None:
         """Append a copy of a record that waits behind its key to a tier."""
-        outgoing, copy = journey.parked_copy(entry, assignment, park)
+        copy = journey.parked_copy(entry, assignment, park)
         key = assignment.fence_key(entry.record.key)
-        assignment.fence.add(key, tier=park.tier, copy=copy)
-        self._begin(entry, assignment, deque([outgoing]), None)
+        assignment.fence.add(key, tier=park.tier, copy=copy.hop.copy)
+        self._begin(entry, assignment, deque([copy]), None)
         self._telemetry.settled(assignment.partition.topic, job_type_of(entry), "parked")
 
     def hold(self, entry: Entry, assignment: Assignment, now: float) -> None:
@@ -190,15 +191,18 @@ class Settlement:
                 failed.append(settling.assignment)
         return failed
 
-    @staticmethod
-    def _landed(settling: Settling, offset: int) -> None:
-        assignment, where = settling.assignment, settling.sent_to
-        if where is None:
-            return
+    def _landed(self, settling: Settling, offset: int) -> None:
+        assignment, sent = settling.assignment, settling.sent
+        if not isinstance(sent, Copy):
+            return  # A status.
+        topic, partition = sent.outgoing[:2]
+        assert partition is not None
+        where = Partition(topic, partition)
         assignment.appended(where, offset)
         if assignment.letters is not None and where == assignment.letters.partition:
             hop = settling.entry.hop
             assignment.letters.note(offset, origin=hop.origin.offset, replay=hop.replay)
+        journey.land(sent, offset, assignment, self._clock.now())
 
     def noted(self, errand: Errand, answer: object) -> list[Assignment]:
         """Go on after a ledger call. Returns the assignment that turned out to be another's."""
@@ -289,9 +293,8 @@ class Settlement:
         elif isinstance(step, Barrier):
             self._barred.setdefault(assignment, []).append(settling)
         else:
-            partition = step.partition
-            settling.sent_to = None if partition is None else Partition(step.topic, partition)
-            self._log.send(step, settling)
+            settling.sent = step
+            self._log.send(step.outgoing if isinstance(step, Copy) else step, settling)
 
     def _add_status(
         self,

@@ -198,10 +198,9 @@ class Worker:
             lane.arrive_all(batch.messages)
             return
         for message in batch.messages:
-            record = record_of(message)
-            if record.offset < lane.watermark.next_offset:
-                continue  # Fetched twice, around a pause.
-            if isinstance(journey.arrive(lane, record, assignment), Usurped):
+            if (message.offset() or 0) < lane.watermark.next_offset:
+                continue  # Ours, and here since it landed; or fetched twice, around a pause.
+            if isinstance(journey.arrive(lane, record_of(message), assignment), Usurped):
                 self._give_up(assignment, "a newer owner has written to its tiers")
                 return
 

@@ -15,8 +15,8 @@ from processor.contracts.avro import Encoder, subject_for
 from processor.contracts.builtin import schema_directories, topic_directories
 from processor.contracts.claims import ClaimStore
 from processor.contracts.schemas import SchemaSet
-from processor.contracts.topics import Topic, TopicSet
-from processor.engine.submit import NewJob, outgoing
+from processor.contracts.topics import TopicSet
+from processor.engine.submit import NewJob, Way, outgoing, way_of
 from processor.errors import UsageError
 from processor.outbox.table import WRITTEN, slot_of
 from processor.reached import ReachedClaims
@@ -36,19 +36,19 @@ class Contracts:
         self._schemas = SchemaSet.load(schema_directories(self.settings))
         self._topics = TopicSet.load(topic_directories(self.settings), self._schemas)
         self._registry = Registry(self.settings.registry)
-        self._ways: dict[str, tuple[Topic, Encoder]] = {}
+        self._ways: dict[str, Way] = {}
         store = self.settings.claims.store
         self.claims: ClaimStore | None = None
         if store is not None:
             self.claims = ReachedClaims(self.settings, store)
 
-    def way(self, job_type: str) -> tuple[Topic, Encoder]:
-        """Find the topic and the encoder of a job type."""
+    def way(self, job_type: str) -> Way:
+        """Find how jobs of a type are written."""
         way = self._ways.get(job_type)
         if way is None:
             topic, schema = self._topics.for_job(job_type), self._schemas.get(job_type)
             schema_id = self._registry.id_of(subject_for(topic.name, job_type), schema.text)
-            way = self._ways[job_type] = (topic, Encoder(schema, schema_id))
+            way = self._ways[job_type] = way_of(topic, Encoder(schema, schema_id).encode)
         return way
 
 
@@ -93,13 +93,10 @@ class Outbox:
         """
         from processor.client import new_job_id
 
-        topic, encoder = self._contracts.way(job_type)
+        way = self._contracts.way(job_type)
         job_id, record = outgoing(
             NewJob(job_type, payload, key, idempotency_key, job_id, not_before, deadline),
-            topic=topic.name,
-            encode=encoder.encode,
-            message_bytes_max=topic.message_max,
-            start_within_seconds=topic.wait_seconds_max,
+            way,
             claims=self._contracts.claims,
             source=self._source,
             now=time.time(),
@@ -109,7 +106,7 @@ class Outbox:
         self._insert(
             {
                 "id": job_id,
-                "aggregatetype": topic.name,
+                "aggregatetype": way.topic,
                 "aggregateid": key,
                 "type": job_type,
                 "payload": record.value,
@@ -118,7 +115,7 @@ class Outbox:
                 "deadline": _whole(written.get(headers.DEADLINE)),
                 "claim": written.get(headers.CLAIM),
                 "source": self._source,
-                "slot": slot_of(topic.name, key, job_id),
+                "slot": slot_of(way.topic, key, job_id),
             }
         )
         return job_id

@@ -389,6 +389,45 @@ def test_copy_that_is_read_before_its_ack_leaves_no_fence_behind(bench: Bench):
     assert member.worker.assignments[0].fence.held == 0
 
 
+def test_copy_that_has_landed_runs_without_being_fetched(bench: Bench):
+    member = _behind_its_marker(bench)
+    bench.submit(1)
+    bench.fail(1)
+    member.go()
+    bench.clock.advance(DELAYS[0])
+    member.go()
+    ran = list(bench.runs)
+    member.log.resume([TIER_1])
+    member.go()
+
+    assert ran == bench.runs == [1, 1]  # Fetched later, it is left out.
+    assert bench.left(TIER_1) == 0
+
+
+def test_copy_that_has_landed_behind_what_is_not_fetched_yet_waits_for_it(bench: Bench):
+    member = _behind_its_marker(bench)
+    bench.broker.append(*TIER_1, key=b"a", value=b"1", headers=[])  # A stranger's.
+    bench.submit(2, "a")
+    bench.fail(2)
+    member.go()
+    bench.clock.advance(DELAYS[0])
+    member.go()
+    ran = list(bench.runs)
+    member.log.resume([TIER_1])
+    member.go()
+
+    assert ran == [2]
+    assert bench.runs == [2, 1, 2]
+
+
+def _behind_its_marker(bench: Bench) -> Member:
+    """A member that has read its marker, and from now on nothing of its first tier."""
+    member = bench.member()
+    member.go()
+    member.log.pause([TIER_1])
+    return member
+
+
 def test_nothing_overtakes_a_retried_job_where_the_fence_is_the_partition_s(bench: Bench):
     for n, key in (1, "a"), (2, "b"), (3, None):
         bench.submit(n, key)

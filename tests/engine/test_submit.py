@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from processor.contracts.avro import VALUE_BYTES_MAX
-from processor.engine.submit import NewJob, outgoing
+from processor.engine.submit import NewJob, Way, outgoing
 from processor.errors import UsageError
 
 NOW, DAY = 1_700_000_000.0, 86_400.0
@@ -24,10 +24,7 @@ class NoClaims:
 def written(job: NewJob, *, value: bytes = b"value") -> dict[str, bytes]:
     _, record = outgoing(
         job,
-        topic="mail",
-        encode=lambda payload: value,
-        message_bytes_max=1_000_000,
-        start_within_seconds=2 * DAY,
+        Way("mail", lambda payload: value, 1_000_000, start_within_seconds=2 * DAY),
         claims=NoClaims(),  # type: ignore[arg-type]
         source="test",
         now=NOW,

@@ -6,7 +6,7 @@ A checker that cannot go red shows nothing. Each defect names what it breaks.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ from processor.core.stretch import Stretch
 from processor.core.watermark import Watermark
 from processor.engine import journey
 from processor.engine.intake import Intake
-from processor.engine.journey import EndReplay, Hold, Run
+from processor.engine.journey import Copy, EndReplay, Hold, Run
 from processor.engine.ports import Death, Owner
 from processor.engine.settlement import Settlement
 from processor.engine.slices import Slice
@@ -106,10 +106,35 @@ def forget_the_dead() -> Iterator[None]:
 @contextmanager
 def turn_does_not_wait_for_the_death_note() -> Iterator[None]:
     """Let the next job of a key run before the death of the one before it is durable."""
+    put_back, let_go = Lane.put_back, Lane.let_go
+
+    def put_back_any(lane: Lane, entries: Iterable[Entry]) -> None:
+        for entry in reversed(list(entries)):  # Its turn may be neither busy nor suspended.
+            lane._suspended[entry.turn] += 1
+            put_back(lane, [entry])
+            let_go(lane, entry.turn)
+
     with (
         replaced(Lane, "suspend", lambda lane, turn: None),
         replaced(Lane, "let_go", lambda lane, turn: None),
+        replaced(Lane, "put_back", put_back_any),
     ):
+        yield
+
+
+@contextmanager
+def land_over_a_gap() -> Iterator[None]:
+    """Put a copy that has landed into its lane though what lies before it is not there yet."""
+    land = journey.land
+
+    def jump(copy: Copy, offset: int, assignment: Assignment, now: float) -> None:
+        tier = assignment.tier_of(copy.outgoing.topic)
+        if tier is not None:
+            mark = assignment.lanes[tier].watermark
+            mark._next = max(mark._next, offset)
+        land(copy, offset, assignment, now)
+
+    with replaced(journey, "land", jump):
         yield
 
 
@@ -119,9 +144,10 @@ def settle_before_the_ack() -> Iterator[None]:
     advance = Settlement._advance
 
     def early(settlement: Settlement, settling: Any) -> None:
-        if settling.steps and all(isinstance(step, Outgoing) for step in settling.steps):
+        if settling.steps and all(isinstance(step, Copy | Outgoing) for step in settling.steps):
             for step in settling.steps:
-                settlement._log.send(step, _Nobody())
+                sent = step.outgoing if isinstance(step, Copy) else step
+                settlement._log.send(sent, _Nobody())
             settling.steps.clear()
         advance(settlement, settling)
 
@@ -259,7 +285,7 @@ def forget_the_letter() -> Iterator[None]:
     def without(
         settlement: Settlement, entry: Any, assignment: Any, steps: Any, death: Any
     ) -> None:
-        kept = [s for s in steps if not (isinstance(s, Outgoing) and s.topic == "t.dlt")]
+        kept = [s for s in steps if not (isinstance(s, Copy) and s.outgoing.topic == "t.dlt")]
         begin(settlement, entry, assignment, deque(kept), death)
 
     with replaced(Settlement, "_begin", without):
@@ -307,6 +333,7 @@ DEFECTS: Mapping[str, tuple[Callable[[], Any], frozenset[str]]] = {
         frozenset({"keys_keep_their_order"}),
     ),
     "settle before the ack": (settle_before_the_ack, frozenset({"nothing_is_lost"})),
+    "land over a gap": (land_over_a_gap, frozenset({"nothing_is_lost"})),
     "same tier again": (same_tier_again, frozenset({"keys_keep_their_order"})),
     "skip the marker": (skip_the_marker, frozenset({"effects_happen_once"})),
     "accept a late epoch": (accept_a_late_epoch, frozenset({"effects_happen_once"})),
