@@ -78,6 +78,10 @@ format: $(VENV)/.dev ## Format the code and mend what the linter can mend
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
+.PHONY: reference
+reference: $(VENV)/.dev ## Make the references in docs/ anew from the code
+	@$(BIN)/python -m tests.reference
+
 .PHONY: clean
 clean: ## Remove what these targets made (a local stack: `processor dev reset`)
 	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -29,10 +29,12 @@ from processor.core.lane import Entry, Ordering
 from processor.core.retry import DELAY_SECONDS_MAX, RetryPolicy
 from processor.engine.call import Caller
 from processor.engine.job import JobSpec
+from processor.engine.ports import Ledger
 from processor.engine.quick import Quick
 from processor.engine.run import Runner
 from processor.engine.takeover import Rules, Takeover
 from processor.engine.telemetry import Check, Health
+from processor.engine.timed import TimedLedger, timed_jobs
 from processor.engine.watch import Stall
 from processor.engine.worker import Limits, Worker
 from processor.errors import UsageError
@@ -112,6 +114,8 @@ class Served:
         check_topics(settings, self._topics)
         self._registry = Registry(settings.registry)
         self._metrics = Metrics()
+        for topic in self._topics:
+            self._metrics.expect(topic.name, topic.jobs, partitions=topic.partitions)
         self._ledger = ledger_of(settings)
         if not self._ledger.remembers:
             check_without_ledger(self._topics, app.jobs)
@@ -127,10 +131,14 @@ class Served:
         objects = Objects(self._settings)
         store = self._settings.claims.store
         decoder = Decoder(self._registry, schemas)
+        timed = timed_jobs(jobs, clock=clock, telemetry=self._metrics)
+        ledger: Ledger = self._ledger
+        if ledger.remembers:
+            ledger = TimedLedger(ledger, clock=clock, telemetry=self._metrics)
         runner = Runner(
-            jobs=jobs,
+            jobs=timed,
             decode=decoder.decode,
-            ledger=self._ledger,
+            ledger=ledger,
             claims=ClaimStore(objects, store) if store is not None else None,
             clock=clock,
             caller=Caller(
@@ -150,15 +158,16 @@ class Served:
         )
         rules = {topic.name: rules_of(topic, jobs) for topic in self._topics}
         queued = settings.memory_max // 8  # The client's queue; the rest is the lanes'.
+        self._metrics.memory_budget(settings.memory_max - queued)
         kafka = {"queued.max.messages.kbytes": queued // 1024, **self._settings.kafka}
         log = KafkaLog(kafka, group=settings.group, name="worker")
         return Worker(
             log=log,
             pool=ThreadPool(runner, settings.concurrency, coroutines_max=settings.coroutines_max),
-            ledger=self._ledger,
+            ledger=ledger,
             takeover=Takeover(
                 log=log,
-                ledger=self._ledger,
+                ledger=ledger,
                 group=settings.group,
                 rules=rules,
                 lane_records_max=settings.lane_records_max,

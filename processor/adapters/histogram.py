@@ -42,13 +42,29 @@ class BulkHistogram(Collector):
         if not values:
             return
         with self._lock:
-            counts = self._counts.setdefault(labels, [0] * (len(self._bounds) + 1))
+            counts = self._counts_of(labels)
             self._sums[labels] = self._sums.get(labels, 0.0) + sum(values)
             if max(values) <= self._bounds[0]:
                 counts[0] += len(values)
                 return
             for value in values:
                 counts[bisect_left(self._bounds, value)] += 1
+
+    def observe_same(self, labels: tuple[str, ...], value: float, count: int) -> None:
+        """Count one value so often."""
+        with self._lock:
+            counts = self._counts_of(labels)
+            self._sums[labels] = self._sums.get(labels, 0.0) + value * count
+            counts[bisect_left(self._bounds, value)] += count
+
+    def expect(self, labels: tuple[str, ...]) -> None:
+        """Show these label values though nothing was observed of them yet."""
+        with self._lock:
+            self._counts_of(labels)
+            self._sums.setdefault(labels, 0.0)
+
+    def _counts_of(self, labels: tuple[str, ...]) -> list[int]:
+        return self._counts.setdefault(labels, [0] * (len(self._bounds) + 1))
 
     def collect(self) -> Iterable[HistogramMetricFamily]:
         """Give what was counted, as the text format has it: each bucket holds those below it."""

@@ -32,12 +32,9 @@ from processor.adapters.broker import (
     produce,
     servers_of,
 )
+from processor.adapters.kafka_ends import Ends
 from processor.adapters.kafka_scan import scan
-from processor.adapters.kafka_settings import (
-    client_id,
-    consumer_settings,
-    producer_settings,
-)
+from processor.adapters.kafka_settings import client_id, consumer_settings, producer_settings
 from processor.adapters.membership import COMMIT_REFUSED, IdInUse, Rejoin, end_of
 from processor.engine.ports import CommitRefused, Committed, Delivery, Rebalance
 from processor.errors import BrokerUnavailable, ProcessorError, UsageError
@@ -73,6 +70,7 @@ class KafkaLog:
         produced.setdefault("message.timeout.ms", 0)
         produced["error_cb"] = self._on_error
         self._producer = made(Producer, produced)
+        self._ends = Ends(settings)
         self._closed = self._ended = False
         self._starts: dict[Partition, int] = {}  # What is assigned, and where reading it began.
         self._unassigned: set[Partition] = set()  # While the present `poll` goes on.
@@ -235,6 +233,10 @@ class KafkaLog:
                 )
             found[Partition(topic, number)] = (answer[0], answer[1])
         return found
+
+    def ends(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
+        """Ask in the background."""
+        return self._ends.known(partitions)
 
     def assign(self, starts: Mapping[Partition, int]) -> None:
         """Read these from these offsets on, beside what is read already."""

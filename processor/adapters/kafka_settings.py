@@ -81,6 +81,12 @@ def scanner_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def admin_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a client is made with that only asks: no group, and nothing to produce."""
+    mine = _without(settings, _PRODUCER_ONLY_PREFIXES + _CONSUMER_ONLY_PREFIXES)
+    return {**_COMMON, "client.id": client_id("asker"), **mine}
+
+
 def client_id(role: str) -> str:
     """Name this process for the brokers; uniquely, since equal names upset an assignor."""
     return f"processor-{role}-{socket.gethostname()}-{os.getpid()}"

@@ -1,210 +1,22 @@
-"""Prometheus metrics: the one place that knows their names, and what each one says.
-
-Labels are few and bounded: a topic is declared, and what comes from records (job types, error
-classes) is counted under `other` once there are too many.
-"""
+"""Prometheus metrics: counts what the engine tells, under the names of metric_catalogue.py."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeVar
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.metrics import MetricWrapperBase
 
 import processor
+from processor.adapters import metric_catalogue as catalogue
 from processor.adapters.histogram import BulkHistogram
+from processor.adapters.memory_limit import memory_limit
+from processor.adapters.metric_catalogue import DISTINCT_MAX, Definition
 from processor.engine.telemetry import Change, CommitResult, Outage, Outcome, Telemetry
 
-DISTINCT_MAX: Final = 200  # Values of one label that come from records; later ones are `other`.
-
-_JOB_BUCKETS = (0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
-_WAIT_BUCKETS = (0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
-_DRAIN_BUCKETS = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0)
-
 _Wrapper = TypeVar("_Wrapper", bound=MetricWrapperBase)
-
-
-@dataclass(frozen=True, slots=True)
-class Definition:
-    """A metric's name, kind, sentence and labels."""
-
-    name: str
-    kind: Literal["counter", "gauge", "histogram"]
-    sentence: str
-    labels: tuple[str, ...] = ()
-    buckets: tuple[float, ...] = ()
-
-
-RECORDS_CONSUMED = Definition(
-    "processor_records_consumed_total",
-    "counter",
-    "Records that came in from Kafka, markers and repeats included.",
-    ("topic",),
-)
-JOBS_SETTLED = Definition(
-    "processor_jobs_settled_total",
-    "counter",
-    "Records that reached a final or parked state: done, retried, parked, held, dead or repeated.",
-    ("topic", "job_type", "outcome"),
-)
-ATTEMPTS_FAILED = Definition(
-    "processor_attempts_failed_total",
-    "counter",
-    "Attempts that ended in a failure, whatever became of the job.",
-    ("topic", "error_class"),
-)
-JOB_SECONDS = Definition(
-    "processor_job_seconds",
-    "histogram",
-    "How long a handler ran.",
-    ("topic", "job_type"),
-    _JOB_BUCKETS,
-)
-JOB_WAIT_SECONDS = Definition(
-    "processor_job_wait_seconds",
-    "histogram",
-    "How long the first record of a slice waited between being due and being started.",
-    ("topic",),
-    _WAIT_BUCKETS,
-)
-IN_FLIGHT = Definition(
-    "processor_in_flight", "gauge", "Jobs that are with a handler now.", ("topic",)
-)
-LANE_RECORDS = Definition(
-    "processor_lane_records",
-    "gauge",
-    "Records in lanes now, running ones included; tiers count under their own topics.",
-    ("topic",),
-)
-LANE_BYTES = Definition(
-    "processor_lane_bytes",
-    "gauge",
-    "About how much memory records in lanes take; `worker.memory_max` bounds it.",
-    ("topic",),
-)
-PARTITIONS_OWNED = Definition(
-    "processor_partitions_owned", "gauge", "Partitions this worker owns now.", ("topic",)
-)
-PARTITIONS_PAUSED = Definition(
-    "processor_partitions_paused",
-    "gauge",
-    "Partitions that are paused now since they are full; tiers count under their own topics.",
-    ("topic",),
-)
-PARKED_RECORDS = Definition(
-    "processor_parked_records",
-    "gauge",
-    "Records with a key that wait in the topic's retry tiers now, fetched or not.",
-    ("topic",),
-)
-PARKED_KEYS = Definition(
-    "processor_parked_keys",
-    "gauge",
-    "Keys with records in the topic's retry tiers now: their later jobs wait behind these.",
-    ("topic",),
-)
-PARKED_OLDEST_SECONDS = Definition(
-    "processor_parked_oldest_seconds",
-    "gauge",
-    "How long ago the oldest job in the topic's retry tiers came to the topic; 0 when none is.",
-    ("topic",),
-)
-HELD_KEYS = Definition(
-    "processor_held_keys",
-    "gauge",
-    "Keys that are closed since a job of theirs died (dead-letter policy `hold`).",
-    ("topic",),
-)
-PARTITION_STALLED_SECONDS = Definition(
-    "processor_partition_stalled_seconds",
-    "gauge",
-    "How long the topic's slowest partition has had work and made no progress; 0 when none has.",
-    ("topic",),
-)
-COMMITS = Definition(
-    "processor_commits_total",
-    "counter",
-    "Offset commits: done, refused by the coordinator, or failed without an answer.",
-    ("result",),
-)
-COMMIT_AGE_SECONDS = Definition(
-    "processor_commit_age_seconds",
-    "gauge",
-    "How long the oldest settled but uncommitted record has waited, to a second; 0: there is none.",
-)
-REBALANCES = Definition(
-    "processor_rebalances_total",
-    "counter",
-    "Changes of ownership: assigned, revoked or lost.",
-    ("kind",),
-)
-DRAIN_SECONDS = Definition(
-    "processor_drain_seconds",
-    "histogram",
-    "How long a revoke or a stop waited for running jobs.",
-    (),
-    _DRAIN_BUCKETS,
-)
-OUTAGE_PAUSES = Definition(
-    "processor_outage_pauses_total",
-    "counter",
-    "How often the broker, registry, store or sink was found away, and what needed it waited.",
-    ("what",),
-)
-PRODUCE_ERRORS = Definition(
-    "processor_produce_errors_total",
-    "counter",
-    "Appends that failed: their partition was given up and taken again.",
-    ("topic",),
-)
-LATE_RESULTS = Definition(
-    "processor_late_results_total",
-    "counter",
-    "Results dropped because their assignment had ended.",
-    ("topic",),
-)
-IDEMPOTENCY_CONFLICTS = Definition(
-    "processor_idempotency_conflicts_total",
-    "counter",
-    "Jobs not run whose idempotency key was used before, for another payload.",
-    ("job_type",),
-)
-LEDGER_PRUNED = Definition(
-    "processor_ledger_pruned_total",
-    "counter",
-    "Rows of the ledger forgotten since their jobs cannot come again.",
-)
-BUILD = Definition("processor_build", "gauge", "Always 1; the label is the version.", ("version",))
-
-CATALOGUE: Final = (
-    RECORDS_CONSUMED,
-    JOBS_SETTLED,
-    ATTEMPTS_FAILED,
-    JOB_SECONDS,
-    JOB_WAIT_SECONDS,
-    IN_FLIGHT,
-    LANE_BYTES,
-    LANE_RECORDS,
-    PARTITIONS_OWNED,
-    PARTITIONS_PAUSED,
-    PARKED_RECORDS,
-    PARKED_KEYS,
-    PARKED_OLDEST_SECONDS,
-    HELD_KEYS,
-    PARTITION_STALLED_SECONDS,
-    COMMITS,
-    COMMIT_AGE_SECONDS,
-    REBALANCES,
-    DRAIN_SECONDS,
-    OUTAGE_PAUSES,
-    PRODUCE_ERRORS,
-    LATE_RESULTS,
-    IDEMPOTENCY_CONFLICTS,
-    LEDGER_PRUNED,
-    BUILD,
-)
 
 
 class Bounded:
@@ -231,37 +43,65 @@ class Metrics(Telemetry):
         self._job_type = Bounded()
         self._error_class = Bounded()
         self._children: dict[tuple[Any, ...], Any] = {}
-        self._consumed = self._made(Counter, RECORDS_CONSUMED)
-        self._settled = self._made(Counter, JOBS_SETTLED)
-        self._attempts_failed = self._made(Counter, ATTEMPTS_FAILED)
-        self._job_seconds = BulkHistogram(
-            JOB_SECONDS.name,
-            JOB_SECONDS.sentence,
-            JOB_SECONDS.labels,
-            bounds=JOB_SECONDS.buckets,
-            registry=self.registry,
-        )
-        self._wait_seconds = self._histogram(JOB_WAIT_SECONDS)
-        self._in_flight = self._made(Gauge, IN_FLIGHT)
-        self._lane_records = self._made(Gauge, LANE_RECORDS)
-        self._lane_bytes = self._made(Gauge, LANE_BYTES)
-        self._partitions_owned = self._made(Gauge, PARTITIONS_OWNED)
-        self._partitions_paused = self._made(Gauge, PARTITIONS_PAUSED)
-        self._parked_records = self._made(Gauge, PARKED_RECORDS)
-        self._parked_keys = self._made(Gauge, PARKED_KEYS)
-        self._parked_oldest_seconds = self._made(Gauge, PARKED_OLDEST_SECONDS)
-        self._held_keys = self._made(Gauge, HELD_KEYS)
-        self._stalled_seconds = self._made(Gauge, PARTITION_STALLED_SECONDS)
-        self._commits = self._made(Counter, COMMITS)
-        self._commit_age_seconds = self._made(Gauge, COMMIT_AGE_SECONDS)
-        self._rebalances = self._made(Counter, REBALANCES)
-        self._drain_seconds = self._histogram(DRAIN_SECONDS)
-        self._outages = self._made(Counter, OUTAGE_PAUSES)
-        self._produce_errors = self._made(Counter, PRODUCE_ERRORS)
-        self._late_results = self._made(Counter, LATE_RESULTS)
-        self._conflicts = self._made(Counter, IDEMPOTENCY_CONFLICTS)
-        self._pruned = self._made(Counter, LEDGER_PRUNED)
-        self._made(Gauge, BUILD).labels(processor.__version__).set(1)
+        self._consumed = self._made(Counter, catalogue.RECORDS_CONSUMED)
+        self._settled = self._made(Counter, catalogue.JOBS_SETTLED)
+        self._attempts_failed = self._made(Counter, catalogue.ATTEMPTS_FAILED)
+        self._job_seconds = self._bulk_histogram(catalogue.JOB_SECONDS)
+        self._job_attempts = self._bulk_histogram(catalogue.JOB_ATTEMPTS)
+        self._wait_seconds = self._histogram(catalogue.JOB_WAIT_SECONDS)
+        self._ledger_seconds = self._histogram(catalogue.LEDGER_SECONDS)
+        self._sink_seconds = self._histogram(catalogue.SINK_SECONDS)
+        self._lag = self._made(Gauge, catalogue.LAG_RECORDS)
+        self._runnable_lag = self._made(Gauge, catalogue.RUNNABLE_LAG_RECORDS)
+        self._oldest_seconds = self._made(Gauge, catalogue.OLDEST_SECONDS)
+        self._in_flight = self._made(Gauge, catalogue.IN_FLIGHT)
+        self._lane_records = self._made(Gauge, catalogue.LANE_RECORDS)
+        self._lane_bytes = self._made(Gauge, catalogue.LANE_BYTES)
+        self._memory_budget = self._made(Gauge, catalogue.MEMORY_BUDGET_BYTES)
+        self._made(Gauge, catalogue.MEMORY_LIMIT_BYTES).set_function(memory_limit)
+        self._partitions_declared = self._made(Gauge, catalogue.PARTITIONS_DECLARED)
+        self._partitions_owned = self._made(Gauge, catalogue.PARTITIONS_OWNED)
+        self._partitions_paused = self._made(Gauge, catalogue.PARTITIONS_PAUSED)
+        self._in_outage = self._made(Gauge, catalogue.PARTITIONS_IN_OUTAGE)
+        self._parked_records = self._made(Gauge, catalogue.PARKED_RECORDS)
+        self._parked_keys = self._made(Gauge, catalogue.PARKED_KEYS)
+        self._parked_oldest_seconds = self._made(Gauge, catalogue.PARKED_OLDEST_SECONDS)
+        self._held_keys = self._made(Gauge, catalogue.HELD_KEYS)
+        self._stalled_seconds = self._made(Gauge, catalogue.PARTITION_STALLED_SECONDS)
+        self._commits = self._made(Counter, catalogue.COMMITS)
+        self._uncommitted_since: float | None = None  # Monotonic seconds.
+        self._made(Gauge, catalogue.COMMIT_AGE_SECONDS).set_function(self._commit_age)
+        self._rebalances = self._made(Counter, catalogue.REBALANCES)
+        self._drain_seconds = self._histogram(catalogue.DRAIN_SECONDS)
+        self._outages = self._made(Counter, catalogue.OUTAGE_PAUSES)
+        self._produce_errors = self._made(Counter, catalogue.PRODUCE_ERRORS)
+        self._late_results = self._made(Counter, catalogue.LATE_RESULTS)
+        self._conflicts = self._made(Counter, catalogue.IDEMPOTENCY_CONFLICTS)
+        self._pruned = self._made(Counter, catalogue.LEDGER_PRUNED)
+        self._made(Gauge, catalogue.BUILD).labels(processor.__version__).set(1)
+        for what in get_args(Outage):
+            self._outages.labels(what)
+        for result in get_args(CommitResult):
+            self._commits.labels(result)
+        for change in get_args(Change):
+            self._rebalances.labels(change)
+
+    def expect(self, topic: str, job_types: Iterable[str], *, partitions: int) -> None:
+        """Show a topic's counts as 0 from the start: a rate sees no count that begins above it."""
+        self._partitions_declared.labels(topic).set(partitions)
+        for counter in (self._consumed, self._produce_errors, self._late_results):
+            counter.labels(topic)
+        self._wait_seconds.labels(topic)
+        self._job_attempts.expect((topic,))
+        for job_type in job_types:
+            self._job_seconds.expect((topic, self._job_type(job_type)))
+        for job_type in (*job_types, "unknown"):  # As what cannot be decoded is counted.
+            for outcome in get_args(Outcome):
+                self._settled.labels(topic, self._job_type(job_type), outcome)
+
+    def memory_budget(self, count: int) -> None:
+        """Show how many bytes records in lanes may take."""
+        self._memory_budget.set(count)
 
     def consumed(self, topic: str, count: int) -> None:
         """Count records that came in."""
@@ -279,6 +119,10 @@ class Metrics(Telemetry):
         """Observe each handler's running time."""
         self._job_seconds.observe_all((topic, self._job_type(job_type)), seconds)
 
+    def ended(self, topic: str, attempts: int, count: int = 1) -> None:
+        """Observe the attempts of jobs that came to their end."""
+        self._job_attempts.observe_same((topic,), attempts, count)
+
     def waited(self, topic: str, seconds: float) -> None:
         """Observe a slice's waiting time."""
         # Clocks differ.
@@ -295,6 +139,22 @@ class Metrics(Telemetry):
     def lane_bytes(self, topic: str, count: int) -> None:
         """Show what the records in lanes take."""
         self._lane_bytes.labels(topic).set(count)
+
+    def lag(self, topic: str, records: int) -> None:
+        """Show what is not settled."""
+        self._lag.labels(topic).set(records)
+
+    def runnable_lag(self, topic: str, records: int) -> None:
+        """Show what could run."""
+        self._runnable_lag.labels(topic).set(records)
+
+    def oldest(self, topic: str, seconds: float) -> None:
+        """Show the age of the oldest job."""
+        self._oldest_seconds.labels(topic).set(seconds)
+
+    def in_outage(self, topic: str, partitions: int) -> None:
+        """Show the partitions that an outage pauses."""
+        self._in_outage.labels(topic).set(partitions)
 
     def partitions_owned(self, topic: str, count: int) -> None:
         """Show the partitions owned."""
@@ -322,9 +182,9 @@ class Metrics(Telemetry):
         """Count commits."""
         self._commits.labels(result).inc(count)
 
-    def commit_age(self, seconds: float) -> None:
-        """Show the age of what waits for a commit."""
-        self._commit_age_seconds.set(seconds)
+    def commit_age(self, seconds: float | None) -> None:
+        """Show the age of what waits for a commit: it grows on while the loop hangs in one."""
+        self._uncommitted_since = None if seconds is None else time.monotonic() - seconds
 
     def rebalanced(self, change: Change) -> None:
         """Count a change of ownership."""
@@ -337,6 +197,14 @@ class Metrics(Telemetry):
     def outage(self, what: Outage) -> None:
         """Count an outage each time it is found."""
         self._outages.labels(what).inc()
+
+    def ledger_took(self, call: str, seconds: float) -> None:
+        """Observe a call of the ledger."""
+        self._child(self._ledger_seconds, call).observe(seconds)
+
+    def sink_took(self, sink: str, seconds: float) -> None:
+        """Observe a sink's write."""
+        self._child(self._sink_seconds, sink).observe(seconds)
 
     def produce_failed(self, topic: str, count: int = 1) -> None:
         """Count appends that failed."""
@@ -354,6 +222,10 @@ class Metrics(Telemetry):
         """Count rows that were forgotten."""
         self._pruned.inc(count)
 
+    def _commit_age(self) -> float:
+        since = self._uncommitted_since
+        return 0.0 if since is None else max(0.0, time.monotonic() - since)
+
     def _made(self, kind: type[_Wrapper], metric: Definition) -> _Wrapper:
         return kind(metric.name, metric.sentence, metric.labels, registry=self.registry)
 
@@ -363,6 +235,15 @@ class Metrics(Telemetry):
         if found is None:
             found = self._children[metric, *labels] = metric.labels(*labels)
         return found
+
+    def _bulk_histogram(self, metric: Definition) -> BulkHistogram:
+        return BulkHistogram(
+            metric.name,
+            metric.sentence,
+            metric.labels,
+            bounds=metric.buckets,
+            registry=self.registry,
+        )
 
     def _histogram(self, metric: Definition) -> Histogram:
         return Histogram(

@@ -20,6 +20,7 @@ import heapq
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from enum import StrEnum
+from itertools import chain
 
 from processor.core.stretch import Stretch
 from processor.core.watermark import Watermark
@@ -154,6 +155,12 @@ class Lane:
     def wakes_at(self) -> float | None:
         """When the next sleeping turn becomes ready."""
         return self._sleeping[0][0] if self._sleeping else None
+
+    def delayed(self, now: float) -> int:
+        """How many records wait for their time, or behind one of their turn that does."""
+        turns = chain(self._ready, (turn for _, _, turn in self._sleeping))
+        queues = (self._queues[turn] for turn in turns)
+        return sum(len(queue) for queue in queues if queue[0].not_before > now)
 
     @property
     def oldest_ms(self) -> int | None:

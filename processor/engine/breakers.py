@@ -25,7 +25,7 @@ class Breakers:
         self._logger = logger
         self._closed: dict[str, Breaker] = {}
 
-    def __contains__(self, topic: str) -> bool:
+    def __contains__(self, topic: object) -> bool:
         return topic in self._closed
 
     def hear(self, topic: str, report: Report) -> None:

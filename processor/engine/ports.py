@@ -86,6 +86,10 @@ class Log(Protocol):
         """
         ...
 
+    def ends(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
+        """The ends of these as they were a moment ago, as far as they are known. Does not wait."""
+        ...
+
     def assign(self, starts: Mapping[Partition, int]) -> None:
         """Begin to read these partitions at these offsets."""
         ...

@@ -7,7 +7,8 @@ when it is taken until its slice has ended, was given up, or could not start.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from typing import Any
 
 from processor.contracts import headers
@@ -65,6 +66,11 @@ class Runs:
     def slices(self) -> Collection[Slice]:
         """What the pool works on now."""
         return self._slices
+
+    @property
+    def closed(self) -> Container[str]:
+        """The main topics that are closed since an outage, now and whenever it is asked."""
+        return self._breakers
 
     def admit(self, assignments: Iterable[Assignment]) -> bool:
         """Start what may run. Returns whether the pool was used up."""
@@ -263,6 +269,7 @@ class Runs:
                 work.all_done = True
             self._telemetry.settled(topic, each.job_type, "done", len(each.offsets))
             self._telemetry.ran(topic, each.job_type, each.seconds)
+            self._telemetry.ended(topic, 1, len(each.offsets))
             self.pace.learn(topic, each.seconds)
 
     def _judge_all(
@@ -280,6 +287,9 @@ class Runs:
         runs = [(e, o.seconds) for e, o in outcomes if isinstance(o, Succeeded | Failed)]
         for job_type in {job_type_of(entry) for entry, _ in runs}:
             self._telemetry.ran(topic, job_type, [s for e, s in runs if job_type_of(e) == job_type])
+        succeeded = Counter(e.attempt for e, o in outcomes if isinstance(o, Succeeded))
+        for attempts, count in succeeded.items():
+            self._telemetry.ended(topic, attempts, count)
         if runs:
             self.pace.learn(topic, [seconds for _, seconds in runs])
         return waiting

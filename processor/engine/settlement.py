@@ -92,14 +92,14 @@ class Settlement:
                 failed = entry.hop.after(failure, attempt=entry.attempt, now_ms=int(now * 1000))
                 # It is the same copy still: the fence knows it by that name.
                 entry.hop = failed._replace(epoch=entry.hop.epoch, copy=entry.hop.copy)
-                self._tell_failure(entry, failure, "job waits in the last tier", until)
+                self._tell_failure(entry, assignment, failure, "job waits in the last tier", until)
                 return True
             case Retry(tier, not_before, failure):
                 copy = journey.retry_copy(entry, assignment, verdict, now)
                 key = assignment.fence_key(entry.record.key)
                 assignment.fence.add(key, tier=tier, copy=copy.hop.copy)
                 steps.append(copy)
-                self._tell_failure(entry, failure, "job will be retried", not_before)
+                self._tell_failure(entry, assignment, failure, "job will be retried", not_before)
             case DeadLetter(failure) | Bury(failure):
                 death = death_of(entry, failure, closes=assignment.holds.enabled)
                 letters = self._rules[assignment.partition.topic].topic.dead_letter_topic
@@ -113,7 +113,8 @@ class Settlement:
                 else:
                     steps += [letter, Note.DEAD]
                 self._add_status(steps, entry, assignment, verdict, now)
-                self._tell_failure(entry, failure, "job is dead", None)
+                self._tell_failure(entry, assignment, failure, "job is dead", None)
+                self._telemetry.ended(assignment.partition.topic, entry.attempt)
             case Done(outcome):
                 if isinstance(outcome, Duplicate) and outcome.conflict:
                     self._tell_conflict(entry, outcome)
@@ -325,9 +326,14 @@ class Settlement:
         )
 
     def _tell_failure(
-        self, entry: Entry, failure: Failure, event: str, until: float | None
+        self,
+        entry: Entry,
+        assignment: Assignment,
+        failure: Failure,
+        event: str,
+        until: float | None,
     ) -> None:
-        self._telemetry.attempts_failed(entry.record.topic, failure.error_class)
+        self._telemetry.attempts_failed(assignment.partition.topic, failure.error_class)
         self._logger.warning(
             event,
             job_id=entry.job.job_id if entry.job else str(entry.hop.origin),

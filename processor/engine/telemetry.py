@@ -31,6 +31,9 @@ class Telemetry:
     def idempotency_conflict(self, job_type: str) -> None:
         """A job was not run: another one of its idempotency key, with another payload, was."""
 
+    def ended(self, topic: str, attempts: int, count: int = 1) -> None:
+        """Jobs were done, or died, after so many attempts."""
+
     def ran(self, topic: str, job_type: str, seconds: Sequence[float]) -> None:
         """Handlers ran for so long, one number for each attempt."""
 
@@ -45,6 +48,18 @@ class Telemetry:
 
     def lane_bytes(self, topic: str, count: int) -> None:
         """Records of this main topic or tier in lanes take about so many bytes."""
+
+    def lag(self, topic: str, records: int) -> None:
+        """So many records of this main topic or tier are not settled, fetched or not."""
+
+    def runnable_lag(self, topic: str, records: int) -> None:
+        """So many records of the main topic and its tiers could run (engine/backlog.py)."""
+
+    def oldest(self, topic: str, seconds: float) -> None:
+        """The oldest job on the main topic that is not settled came so long ago; 0: none."""
+
+    def in_outage(self, topic: str, partitions: int) -> None:
+        """So many partitions of the main topic are paused, since what they need is away."""
 
     def partitions_owned(self, topic: str, count: int) -> None:
         """So many partitions of the main topic are ours now."""
@@ -67,8 +82,11 @@ class Telemetry:
     def committed(self, result: CommitResult, count: int = 1) -> None:
         """The group's coordinator answered a commit, or did not."""
 
-    def commit_age(self, seconds: float) -> None:
-        """The oldest settled record that is not committed yet has waited about so long; 0: none."""
+    def commit_age(self, seconds: float | None) -> None:
+        """The oldest settled record that is not committed yet has waited about so long by now.
+
+        None: all is committed.
+        """
 
     def rebalanced(self, change: Change) -> None:
         """Partitions came or went."""
@@ -78,6 +96,12 @@ class Telemetry:
 
     def outage(self, what: Outage) -> None:
         """Something the engine needs was found away: what needs it waits."""
+
+    def ledger_took(self, call: str, seconds: float) -> None:
+        """A call of the ledger took so long, one that failed included. From any thread."""
+
+    def sink_took(self, sink: str, seconds: float) -> None:
+        """A sink took so long to write a slice's results. From any thread."""
 
     def produce_failed(self, topic: str, count: int = 1) -> None:
         """An append failed: the partition is given up and taken again."""

@@ -11,7 +11,7 @@ does not know: one question a second at most, of the partition that was quiet fo
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,6 +83,7 @@ class Watch:
         pool: Pool,
         rules: Mapping[str, Rules],
         outages: Outages,
+        closed: Container[str],
         clock: Clock,
         telemetry: Telemetry,
         logger: Any,
@@ -100,7 +101,14 @@ class Watch:
         self._timeout_grace_seconds = timeout_grace_seconds
         self._owned: dict[Partition, _Owned] = {}
         self._tails: dict[Partition, _Tail] = {}
-        self._gauges = Gauges(rules=rules, clock=clock, telemetry=telemetry)
+        self._gauges = Gauges(
+            log=log,
+            rules=rules,
+            outages=outages,
+            closed=closed,
+            clock=clock,
+            telemetry=telemetry,
+        )
         self._look_at = 0.0
         self.stalls: tuple[Stall, ...] = ()  # Replaced whole: other threads read it.
 

@@ -113,6 +113,7 @@ class Worker:
             pool=pool,
             rules=rules,
             outages=self.outages,
+            closed=self._runs.closed,
             clock=clock,
             telemetry=telemetry,
             logger=logger,
@@ -122,8 +123,7 @@ class Worker:
         self._assignments: dict[Partition, Assignment] = {}
         self._lanes: dict[Partition, tuple[Assignment, Lane]] = {}
         self._untaken: dict[Partition, float] = {}  # Ours in the group, to be taken again at.
-        self._commit_at = 0.0
-        self._refused_until = 0.0  # A commit that a job waits for is not repeated at once.
+        self._commit_at = self._refused_until = 0.0  # A refused commit is not repeated at once.
         self._commit_all_at = clock.monotonic() + COMMIT_ALL_SECONDS
         self._quiet_turns = 0
         self._stopping = self._joined = False

@@ -73,9 +73,9 @@ class MemoryLog:
     """A group member (port: `engine.ports.Log`).
 
     `fate` decides of each append; while `answers_held`, `deliveries` gives none; while `silent`,
-    `bounds` is not answered. `before_commit` and `after_commit` are told of each commit: what they
-    raise, the engine is given. `idle` is told how long a `poll` that found nothing would have
-    waited: a simulator lets time pass there.
+    neither `bounds` nor `ends` is answered. `before_commit` and `after_commit` are told of each
+    commit: what they raise, the engine is given. `idle` is told how long a `poll` that found
+    nothing would have waited: a simulator lets time pass there.
     """
 
     def __init__(
@@ -146,6 +146,10 @@ class MemoryLog:
         if self.silent:
             raise BrokerUnavailable(f"the broker did not answer within {timeout_seconds:.0f} s")
         return {each: self._broker.bounds(each) for each in partitions}
+
+    def ends(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
+        """The ends of these; none is told while it is silent."""
+        return {} if self.silent else {each: self._broker.bounds(each)[1] for each in partitions}
 
     def assign(self, starts: Mapping[Partition, int]) -> None:
         """Begin to read these partitions at these offsets."""

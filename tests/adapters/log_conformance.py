@@ -290,6 +290,20 @@ def bounds_are_the_first_offset_and_the_end(cluster: Cluster) -> None:
     assert member.log.bounds([main, other]) == {main: (0, 3), other: (0, 0)}
 
 
+def ends_are_told_in_time_and_as_they_grow(cluster: Cluster) -> None:
+    member = joined(cluster)
+    main, tier = cluster.mains[0], Partition(cluster.tier, 0)
+    sent(member, main, 3)
+
+    def told(ends: dict[Partition, int]) -> Callable[[], bool]:
+        return lambda: member.log.ends([main, tier]) == ends
+
+    until([member], told({main: 3, tier: 0}), what="the ends are told")
+    sent(member, tier, 2)
+    until([member], told({main: 3, tier: 2}), what="the end grows")
+    assert member.log.ends([]) == {}
+
+
 def paused_partition_gives_nothing_and_loses_nothing(cluster: Cluster) -> None:
     member = joined(cluster)
     main, other = cluster.mains
@@ -438,6 +452,7 @@ CHECKS: list[Callable[[Cluster], None]] = [
     scan_reads_a_range_beside_what_is_read,
     commits_keep_offset_and_note_of_main_and_satellite,
     bounds_are_the_first_offset_and_the_end,
+    ends_are_told_in_time_and_as_they_grow,
     paused_partition_gives_nothing_and_loses_nothing,
     partition_given_up_and_taken_again_is_read_from_where_it_is_told,
     partition_that_was_not_taken_is_not_read_until_it_is,

@@ -28,3 +28,30 @@ def test_scrape_is_the_same_as_of_the_library_s_own(values: list[float]):
         return [line for line in lines if "_created" not in line]
 
     assert samples(mine) == samples(theirs)
+
+
+def test_one_value_observed_so_often_is_as_many_observations():
+    registries = CollectorRegistry(), CollectorRegistry()
+    bulk, own = (
+        BulkHistogram("attempts", "How many.", ["topic"], bounds=BOUNDS, registry=registry)
+        for registry in registries
+    )
+
+    for value, count in ((1, 3), (5, 1), (99, 2)):
+        bulk.observe_same(("copy",), value, count)
+        own.observe_all(("copy",), [float(value)] * count)
+
+    assert generate_latest(registries[0]) == generate_latest(registries[1])
+
+
+def test_expected_labels_are_shown_as_0_and_kept_when_something_comes():
+    registry = CollectorRegistry()
+    bulk = BulkHistogram("attempts", "How many.", ["topic"], bounds=BOUNDS, registry=registry)
+
+    bulk.expect(("copy",))
+    before = generate_latest(registry).decode()
+    bulk.observe_same(("copy",), 1, 4)
+    bulk.expect(("copy",))
+
+    assert 'attempts_count{topic="copy"} 0.0' in before
+    assert 'attempts_count{topic="copy"} 4.0' in generate_latest(registry).decode()

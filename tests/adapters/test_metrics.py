@@ -7,18 +7,25 @@ from pathlib import Path
 import pytest
 from prometheus_client import generate_latest
 
-from processor.adapters.metrics import CATALOGUE, DISTINCT_MAX, Definition, Metrics
+from processor.adapters.memory_limit import memory_limit
+from processor.adapters.metric_catalogue import CATALOGUE, DISTINCT_MAX
+from processor.adapters.metrics import Metrics
 from processor.engine.telemetry import Telemetry
 
 EXERCISES = {
     "consumed": ("copy", 5),
     "settled": ("copy", "object.copy", "done", 3),
     "attempts_failed": ("copy", "StoreUnavailable", 2),
+    "ended": ("copy", 2, 3),
     "ran": ("copy", "object.copy", [0.01, 2.0]),
     "waited": ("copy", 0.3),
     "in_flight": ("copy", 4),
     "lane_records": ("copy", 9),
     "lane_bytes": ("copy", 9000),
+    "lag": ("copy.retry.1", 12),
+    "runnable_lag": ("copy", 7),
+    "oldest": ("copy", 90.5),
+    "in_outage": ("copy", 2),
     "partitions_owned": ("copy", 6),
     "partitions_paused": ("copy", 1),
     "parked": ("copy", {"records": 3, "keys": 2, "oldest_seconds": 9.5}),
@@ -29,6 +36,8 @@ EXERCISES = {
     "rebalanced": ("lost",),
     "drained": (0.7,),
     "outage": ("registry",),
+    "ledger_took": ("record", 0.02),
+    "sink_took": ("ObjectSink", 0.2),
     "produce_failed": ("copy.retry.1", 2),
     "late_results": ("copy", 1),
     "idempotency_conflict": ("copy",),
@@ -96,6 +105,12 @@ def test_telemetry_by_itself_is_silent():
         ('processor_parked_records{topic="copy"}', "3.0"),
         ('processor_parked_keys{topic="copy"}', "2.0"),
         ('processor_parked_oldest_seconds{topic="copy"}', "9.5"),
+        ('processor_job_attempts_count{topic="copy"}', "3.0"),
+        ('processor_job_attempts_sum{topic="copy"}', "6.0"),
+        ('processor_job_attempts_bucket{le="1.0",topic="copy"}', "0.0"),
+        ('processor_lag_records{topic="copy.retry.1"}', "12.0"),
+        ('processor_runnable_lag_records{topic="copy"}', "7.0"),
+        ('processor_ledger_seconds_count{call="record"}', "1.0"),
     ],
 )
 def test_scrape_shows_what_was_told(line: str, value: str):
@@ -153,19 +168,55 @@ def test_name_follows_the_conventions(metric):
     assert re.fullmatch(r"processor_[a-z_]+", metric.name)
     assert metric.name.endswith("_total") == (metric.kind == "counter")
     assert (metric.kind == "histogram") == bool(metric.buckets)
-    assert metric.kind != "histogram" or metric.name.endswith("_seconds")
+    assert metric.kind != "histogram" or metric.name.endswith(("_seconds", "_attempts"))
     assert metric.sentence.endswith(".")
     assert not {"key", "job_id", "partition", "offset"} & set(metric.labels)
 
 
-def row_of(metric: Definition) -> str:
-    labels = ", ".join(f"`{label}`" for label in metric.labels)
-    return f"| `{metric.name}` | {metric.kind} | {labels} | {metric.sentence} |"
+def test_expected_topic_is_shown_before_anything_has_come_of_it():
+    metrics = Metrics()
+
+    metrics.expect("copy", ["object.copy"], partitions=6)
+    shown = our_lines(metrics)
+
+    for outcome in ("done", "dead", "retried"):
+        labels = f'job_type="object.copy",outcome="{outcome}",topic="copy"'
+        assert f"processor_jobs_settled_total{{{labels}}} 0.0" in shown
+    assert 'processor_job_seconds_count{job_type="object.copy",topic="copy"} 0.0' in shown
+    assert 'processor_job_attempts_sum{topic="copy"} 0.0' in shown
+    assert 'processor_partitions_declared{topic="copy"} 6.0' in shown
 
 
-def test_table_of_the_document_is_the_catalogue():
-    document = Path(__file__).parents[2] / "docs" / "configuration.md"
-    lines = document.read_text(encoding="utf-8").splitlines()
+def test_counts_of_the_worker_itself_begin_at_0():
+    shown = our_lines(Metrics())
 
-    told = [line for line in lines if line.startswith("| `processor_")]
-    assert told == [row_of(metric) for metric in CATALOGUE]
+    assert 'processor_outage_pauses_total{what="broker"} 0.0' in shown
+    assert 'processor_commits_total{result="refused"} 0.0' in shown
+    assert 'processor_rebalances_total{kind="lost"} 0.0' in shown
+
+
+def test_memory_is_shown_beside_its_bounds():
+    metrics = Metrics()
+    metrics.memory_budget(7 * 1024 * 1024)
+
+    values = dict(line.split(" ") for line in our_lines(metrics) if "#" not in line)
+
+    assert float(values["processor_memory_budget_bytes"]) == 7 * 1024 * 1024
+    assert float(values["processor_memory_limit_bytes"]) == memory_limit()
+
+
+def test_commit_age_grows_on_while_nobody_tells_of_it():
+    metrics = Metrics()
+
+    def age() -> float:
+        (line,) = [each for each in our_lines(metrics) if "commit_age" in each]
+        return float(line.split(" ")[1])
+
+    ages = [age()]
+    metrics.commit_age(5.0)
+    ages += [age(), age()]
+    metrics.commit_age(None)
+    ages.append(age())
+
+    assert ages[0] == ages[3] == 0.0
+    assert 5.0 <= ages[1] < ages[2] < 60.0

@@ -103,6 +103,19 @@ def test_what_is_put_back_goes_to_the_head_in_its_order():
     assert taken(lane) == [0, 1, 2]
 
 
+def test_delayed_counts_what_waits_for_its_time_and_what_is_behind_it_in_its_turn():
+    lane = lane_of()
+    arrive(lane, 0, A, not_before_ms=5000)
+    arrive(lane, 1, A)
+    arrive(lane, 2, B)
+    arrive(lane, 3, None, not_before_ms=9000)
+    before_anyone_looked = lane.delayed(1.0)
+    taken(lane, now=1.0)
+
+    assert (before_anyone_looked, lane.delayed(1.0)) == (3, 3)
+    assert (lane.delayed(5.0), lane.delayed(9.0)) == (1, 0)
+
+
 def test_entries_of_a_turn_that_is_not_busy_cannot_be_put_back():
     lane = filled(lane_of(), [A, A])
     entries = lane.take(now=0.0, count_max=1)

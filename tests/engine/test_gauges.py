@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -19,11 +20,14 @@ class Shown:
     def __init__(self, member: Member) -> None:
         self.now: dict[Any, Any] = {}
         self.waits: list[float] = []
+        self.ended: Counter[int] = Counter()  # Jobs, by their attempts.
         self.counts: dict[str, int] = {"late_results": 0, "produce_failed": 0}
         telemetry: Any = member.telemetry
         for name in ("in_flight", "lane_records", "partitions_owned", "partitions_paused"):
             setattr(telemetry, name, self._gauge(name))
-        telemetry.held_keys = self._gauge("held_keys")
+        for name in ("held_keys", "lag", "runnable_lag", "in_outage", "oldest"):
+            setattr(telemetry, name, self._gauge(name))
+        telemetry.ended = lambda topic, attempts, count=1: self.ended.update({attempts: count})
         telemetry.parked = lambda topic, **more: self.now.update({("parked", topic): more})
         telemetry.commit_age = lambda seconds: self.now.update(commit_age=seconds)
         telemetry.waited = lambda topic, seconds: self.waits.append(seconds)
@@ -160,9 +164,9 @@ def test_commit_age_grows_while_commits_are_not_answered(bench: Bench):
     member.log.before_commit = lambda _: None
     second(bench, member)
 
-    assert idle == 0.0
+    assert idle is None
     assert ages == pytest.approx([0.0, 1.0, 2.0, 3.0, 4.0])
-    assert shown.now["commit_age"] == 0.0
+    assert shown.now["commit_age"] is None
 
 
 def test_commit_age_begins_anew_with_each_commit_that_is_accepted(bench: Bench):
@@ -178,7 +182,7 @@ def test_commit_age_begins_anew_with_each_commit_that_is_accepted(bench: Bench):
         member.pool.run_all()
 
     assert len(bench.effects()) == 24
-    assert max(ages) == 0.0
+    assert set(ages) <= {0.0, None}
 
 
 def test_wait_is_counted_from_when_the_job_was_due(bench: Bench):
@@ -221,3 +225,34 @@ def test_append_that_fails_is_counted(bench: Bench):
 
     assert shown.counts["produce_failed"] == 1
     assert bench.numbers(TIER_1) == []
+
+
+def test_attempts_are_told_of_jobs_that_are_done_and_of_those_that_die(bench: Bench):
+    for n in range(3):
+        bench.submit(n, f"key-{n}")
+    bench.fail(1)
+    bench.fail(2, fault=ZeroDivisionError())
+    member = bench.member(ordering=Ordering.KEY)
+    shown = Shown(member)
+
+    member.go()
+    at_once = dict(shown.ended)
+    bench.clock.advance(DELAYS[0])
+    member.go()
+
+    assert at_once == {1: 2}
+    assert shown.ended == {1: 2, 2: 1}
+
+
+def test_failed_attempt_counts_for_its_main_topic_also_in_a_tier(bench: Bench):
+    bench.submit(1)
+    bench.fail(1, times=2)
+    member = bench.member()
+    told: Counter[str] = Counter()
+    member.telemetry.attempts_failed = lambda topic, error, count=1: told.update({topic: count})
+
+    member.go()
+    bench.clock.advance(DELAYS[0])
+    member.go()
+
+    assert told == {"t": 2}
