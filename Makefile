@@ -20,6 +20,12 @@ PROTOCOLS ?=
 ONLY ?=
 SOAK ?=
 DEMO_ARGS ?=
+# The extras that the image has; its packages are pinned by `make lock`.
+IMAGE_EXTRAS := postgres
+LOCKS ?= .
+UPGRADE ?=
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+  --no-annotate --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
 # A Python that was upgraded away leaves a dangling link, and an environment that cannot be mended.
 $(shell test -x $(BIN)/python || rm -rf $(VENV))
@@ -77,6 +83,12 @@ lint: $(VENV)/.dev ## Run the linters and the type checker
 format: $(VENV)/.dev ## Format the code and mend what the linter can mend
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+.PHONY: lock
+lock: $(VENV)/.dev ## Pin the image's packages with their hashes (UPGRADE=1: the newest ones)
+	@$(LOCK) $(addprefix --extra ,$(IMAGE_EXTRAS)) pyproject.toml --output-file $(LOCKS)/requirements.lock
+	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+	  | $(LOCK) - --output-file $(LOCKS)/requirements-build.lock
 
 .PHONY: clean
 clean: ## Remove what these targets made (a local stack: `processor dev reset`)
