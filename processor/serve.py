@@ -7,6 +7,7 @@ import os
 import random
 import socket
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -194,7 +195,13 @@ class Served:
 
     def run(self) -> None:
         """Serve until a signal; a second one, or `shutdown_seconds`, ends the process at once."""
-        end_in_time(self._worker.stop, seconds=self._settings.worker.shutdown_seconds)
+        told = threading.Event()
+
+        def stop() -> None:
+            self._worker.stop()
+            told.set()
+
+        end_in_time(stop, seconds=self._settings.worker.shutdown_seconds)
         if self._health_server is not None:
             self._health_server.start()
             self._logger.info("probes and metrics answer", url=self._health_server.url)
@@ -207,6 +214,8 @@ class Served:
         )
         pruner = self._made_pruner()
         try:
+            # Many that start at once would each make the others hand partitions over.
+            told.wait(random.uniform(0, self._settings.worker.start_jitter_seconds))  # noqa: S311
             self._worker.run()
         finally:
             if pruner is not None:

@@ -177,6 +177,7 @@ class WorkerSettings(Section):
     commit_interval_seconds: Seconds = Field(1.0, gt=0)
     drain_seconds: Seconds = Field(20.0, ge=0)  # budget for running jobs on revoke and on SIGTERM
     shutdown_seconds: Seconds = Field(30.0, gt=0)  # after this a stopping worker leaves regardless
+    start_jitter_seconds: Seconds = Field(0.0, ge=0)  # a random part of it, before joining
     timeout_seconds: Seconds = Field(300.0, gt=0)  # a job without its own timeout
     timeout_grace_seconds: Seconds = Field(5.0, ge=0)  # between telling a job and abandoning it
     stall_seconds: Seconds = Field(600.0, gt=0)  # work and no progress: the health check fails

@@ -141,7 +141,7 @@ class Worker:
 
     @property
     def joined(self) -> bool:
-        """Whether the group has told this member what it owns."""
+        """Whether the group has told this member what it owns, and that was taken over once."""
         return self._joined
 
     @property
@@ -299,10 +299,10 @@ class Worker:
 
     def assigned(self, partitions: Sequence[Partition]) -> None:
         """Take these main partitions and their satellites over."""
-        self._joined = True
         self._telemetry.rebalanced("assigned")
         for partition in partitions:
             self._untaken[partition] = 0.0
+        self._joined |= not self._untaken  # More members than partitions: there is nothing to take.
         self._retake()
 
     def revoked(self, partitions: Sequence[Partition]) -> None:
@@ -391,3 +391,4 @@ class Worker:
             )
         starts = {p: a.committed[p] for a in taken for p in a.partitions}
         self._log.assign(starts)
+        self._joined |= not self._untaken

@@ -10,6 +10,8 @@ import os
 import time
 from datetime import datetime
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pytest
 from confluent_kafka import Producer
@@ -27,6 +29,8 @@ MEGABYTES_MAX = 500.0
 MODULE = """
 import time
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
 from processor import App
 
 app = App()
@@ -149,3 +153,24 @@ def time_of(logged: list[dict[str, str]], event: str) -> float:
 def waiting(project: Project, topic: str) -> tuple[int, int]:
     (row,) = project.run("lag", topic).rows()
     return row["lag"], row["retrying"]
+
+
+@pytest.mark.acceptance
+@pytest.mark.broker
+def test_worker_that_waits_to_join_is_not_ready_and_stops_at_once(project: Project) -> None:
+    project.write_settings(worker={"start_jitter_seconds": "10000d", "metrics_port": 0})
+    project.add_schema("order.count", [{"name": "seq", "type": "long"}])
+    topic = project.add_topic("late", ["order.count"])
+    project.add_module("handlers", MODULE)
+    project.provision()
+
+    worker = project.start("work", "handlers:app", "--topic", topic)
+    worker.wait_for("worker starting")
+    (told,) = [row for row in worker.logged() if row["event"] == "probes and metrics answer"]
+    with pytest.raises(HTTPError) as refused:
+        urlopen(f"{told['url']}/readyz", timeout=10)
+    code = worker.end(timeout=10)
+
+    assert refused.value.code == 503
+    assert code == 0
+    assert "partition taken over" not in worker.log.read_text()

@@ -81,6 +81,31 @@ def test_refused_commit_in_takeover_admits_nothing_and_starts_over(bench: Bench,
     assert bench.committed() == 1
 
 
+def test_member_has_joined_when_what_it_was_given_first_is_taken_over(bench: Bench):
+    member = bench.member()
+    before = member.worker.joined
+
+    def refuse(_: object) -> None:
+        raise CommitRefused("rebalancing")
+
+    member.log.before_commit = refuse
+    member.go()
+    refused = member.worker.joined
+    member.log.before_commit = lambda _: None
+    bench.clock.advance(1.0)
+    member.go()
+
+    assert (before, refused, member.worker.joined) == (False, False, True)
+
+
+def test_member_that_is_given_nothing_has_joined(bench: Bench):
+    member = bench.member()
+
+    member.worker.assigned([])
+
+    assert member.worker.joined
+
+
 @pytest.mark.parametrize(
     "fault", [OwnershipLost("a newer owner"), SinkUnavailable("the ledger is away")]
 )

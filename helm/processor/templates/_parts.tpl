@@ -1,0 +1,60 @@
+{{/*
+A part is a worker group, the relay or the provision job, as JSON: `name` of its objects, `role`,
+`component`, its own `values`, and the `settings`, `secrets` and `env` that result from the common ones.
+*/}}
+
+{{/* One map laid over another, at every depth; false and 0 count. Argument: list of the two. */}}
+{{- define "processor.merged" -}}
+{{- $under := deepCopy (index . 0) -}}
+{{- range $key, $value := index . 1 -}}
+{{- if and (kindIs "map" $value) (kindIs "map" (get $under $key)) -}}
+{{- $value = include "processor.merged" (list (get $under $key) $value) | fromJson -}}
+{{- end -}}
+{{- $_ := set $under $key $value -}}
+{{- end -}}
+{{- toJson $under -}}
+{{- end -}}
+
+{{/* Arguments: root, role, name, values. */}}
+{{- define "processor.part" -}}
+{{- $common := .root.Values -}}
+{{- $bySetting := dict -}}
+{{- $needless := get (dict "worker" `^outbox\.` "relay" `^(ledger|registry|s3)\.` "provision" `^(ledger|outbox|s3)\.`) .role -}}
+{{- range $common.secrets -}}
+{{- if not (regexMatch $needless .setting) -}}
+{{- $_ := set $bySetting .setting . -}}
+{{- end -}}
+{{- end -}}
+{{- range .values.secrets -}}
+{{- $_ := set $bySetting .setting . -}}
+{{- end -}}
+{{- $settings := include "processor.merged" (list $common.settings .values.settings) | fromJson -}}
+{{- $component := ternary (printf "worker-%s" .name) .name (eq .role "worker") -}}
+{{- $part := dict "name" $component "role" .role "component" $component "values" .values -}}
+{{- $_ := set $part "key" .name -}}
+{{- $_ := set $part "settings" $settings -}}
+{{- $_ := set $part "secrets" $bySetting -}}
+{{- $_ := set $part "env" (merge (dict) .values.env $common.env) -}}
+{{- $_ := set $part "image" (default (dict) .values.image) -}}
+{{- include "processor.checkPart" (dict "root" .root "part" $part) -}}
+{{- toJson $part -}}
+{{- end -}}
+
+{{/* Arguments: root, name. */}}
+{{- define "processor.group" -}}
+{{- $values := include "processor.merged" (list .root.Values.workerDefaults (default (dict) (get .root.Values.workers .name))) | fromJson -}}
+{{- include "processor.part" (dict "root" .root "role" "worker" "name" .name "values" $values) -}}
+{{- end -}}
+
+{{- define "processor.relay" -}}
+{{- include "processor.part" (dict "root" . "role" "relay" "name" "relay" "values" .Values.relay) -}}
+{{- end -}}
+
+{{- define "processor.provision" -}}
+{{- include "processor.part" (dict "root" . "role" "provision" "name" "provision" "values" .Values.provision) -}}
+{{- end -}}
+
+{{/* The consumer group of a worker group. Argument: part. */}}
+{{- define "processor.consumerGroup" -}}
+{{- default .key .values.group -}}
+{{- end -}}
