@@ -35,9 +35,12 @@ from processor.errors import BrokerUnavailable, ProcessorError, UsageError
 from processor.model import ObjectRef, Outgoing
 from processor.reached import ReachedClaims, RecentOutage
 from processor.settings import Settings, load_settings
+from processor.tracing import flush, tracing_of
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
+
+    from processor.adapters.tracing import Send
 
 DELIVERY_SECONDS = 30.0
 CLOSE_SECONDS = DELIVERY_SECONDS + 5  # `close` waits no longer for acknowledgements.
@@ -70,10 +73,11 @@ class Submission:
     by itself, so what waiting needs is made by whoever waits.
     """
 
-    __slots__ = ("_answer", "_calls", "_came", "_topic", "_unasked", "asked", "job_id")
+    __slots__ = ("_answer", "_calls", "_came", "_topic", "_unasked", "asked", "job_id", "span")
 
     def __init__(self, job_id: str, topic: str) -> None:
         self.job_id = job_id
+        self.span: Send | None = None  # Where it is traced; the answer ends it.
         self.asked = False  # Whether somebody waits for the answer, or has had it.
         self._topic = topic
         self._answer: tuple[int, int] | ProcessorError | None = None
@@ -122,6 +126,8 @@ class Submission:
     def answer(self, answer: tuple[int, int] | ProcessorError) -> None:
         """Take the answer: partition and offset, or what prevented it (the client's side)."""
         self._answer = answer
+        if self.span is not None:
+            self.span.answered(answer)
         if self._came is not None:
             self._came.set()
         if self._calls is not None:
@@ -152,6 +158,7 @@ class Client:
         self._ended = threading.Event()  # And everything is answered.
         self._poller: threading.Thread | None = None
         self._heard = Heard()
+        self._tracing = tracing_of(self.settings, service=source)
         self._failed: dict[Submission, None] = {}  # Whose result nobody has asked for, in order.
 
     def topic_of(self, job_type: str) -> Topic:
@@ -200,11 +207,13 @@ class Client:
             self._closed.wait(ROOM_SECONDS)  # The poller makes room as acknowledgements come.
         return submission
 
-    def encoded(self, job: NewJob) -> tuple[Submission, Outgoing]:
+    def encoded(self, job: NewJob, *, inside_span: bool = False) -> tuple[Submission, Outgoing]:
         """Check a job and make its record (the side of `AsyncClient`)."""
         self._check_open()
         self._started()
         topic, encoder = self._way(job.job_type)
+        if self._tracing is not None and not inside_span:
+            return self._encoded_in_span(job, self._tracing.send(topic.name))
         job_id, record = outgoing(
             job,
             topic=topic.name,
@@ -217,6 +226,13 @@ class Client:
             new_id=new_job_id,
         )
         return Submission(job_id, topic.name), record
+
+    def _encoded_in_span(self, job: NewJob, span: Send) -> tuple[Submission, Outgoing]:
+        """Make the record of a job whose submission is traced: it carries the span's context."""
+        with span.failing(), span.current():
+            submission, record = self.encoded(job, inside_span=True)
+        submission.span = span
+        return submission, span.carried_by(record, job_id=submission.job_id, job_type=job.job_type)
 
     def handed_over(self, submission: Submission, record: Outgoing) -> bool:
         """Give a record to the Kafka client, without a wait. False: its buffer is full."""
@@ -234,7 +250,9 @@ class Client:
             except BufferError:
                 return False
             except KafkaException as fault:
-                raise self._fault(kafka_error(fault), record.topic) from None
+                refused = self._fault(kafka_error(fault), record.topic)
+                submission.answer(refused)
+                raise refused from None
         return True
 
     def submit_many(self, jobs: Iterable[NewJob]) -> Iterator[Accepted | Refused]:
@@ -274,6 +292,8 @@ class Client:
             producer.purge()  # Each is answered by that, whoever waits for it.
             producer.flush(TAKE_BACK_SECONDS)
         self._ended.set()
+        if self._tracing is not None:
+            flush()
         unasked = [each for each in list(self._failed) if not each.asked]
         self._failed.clear()
         if unasked:
@@ -354,7 +374,9 @@ class Client:
 
     def _claim_store(self) -> ClaimStore | None:
         if self._claims is None and self.settings.claims.store is not None:
-            self._claims = ReachedClaims(self.settings, self.settings.claims.store)
+            self._claims = ReachedClaims(
+                self.settings, self.settings.claims.store, tracing=self._tracing
+            )
         return self._claims
 
 

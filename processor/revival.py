@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from confluent_kafka import KafkaError, Message, Producer
 
@@ -25,6 +25,10 @@ from processor.engine.replay import Letter, replay_end, replayed
 from processor.errors import BrokerUnavailable
 from processor.model import Outgoing
 from processor.settings import Settings
+from processor.tracing import flush, tracing_of
+
+if TYPE_CHECKING:
+    from processor.adapters.tracing import Send
 
 ACKNOWLEDGED_SECONDS = 60.0
 UNACKNOWLEDGED_MAX = 1000
@@ -61,6 +65,7 @@ class Revival:
         self._who = who
         self._rate = rate
         self._sleep = sleep
+        self._tracing = tracing_of(settings, service="processor")
         self._began = time.monotonic()
         self._failed: list[KafkaError] = []
         self._unacknowledged = 0
@@ -81,6 +86,8 @@ class Revival:
                 on_units(progress)
             state = "ended"
         finally:
+            if self._tracing is not None:
+                flush()
             if self._ledger is not None and progress.number is not None:
                 self._ledger.end(progress.number, state, jobs=progress.jobs, keys=progress.keys)
         return progress
@@ -107,7 +114,7 @@ class Revival:
             if action != "purge":
                 for letter in islice(values, len(unit.letters)):
                     self._keep_to_rate(done)
-                    self._send(replayed(letter, topic=self._topic.name, replay=progress.number))
+                    self._replay(letter, progress.number)
                     done += 1
             if unit.closed is not None:
                 self._send(
@@ -123,14 +130,27 @@ class Revival:
         progress.keys += len({(unit.partition, unit.key) for unit in units})
         progress.cursor = units[-1].cursor
 
+    def _replay(self, letter: Letter, number: int) -> None:
+        topic = self._topic.name
+        if self._tracing is None:
+            self._send(replayed(letter, topic=topic, replay=number))
+            return
+        span = self._tracing.replay(letter.record, letter.hop, topic)
+        record = replayed(letter, topic=topic, replay=number, trace=span.traceparent)
+        self._send(record, span)
+
     def _keep_to_rate(self, done: int) -> None:
         if self._rate is not None:
             due = self._began + done / self._rate
             self._sleep(max(0.0, due - time.monotonic()))
 
-    def _send(self, outgoing: Outgoing) -> None:
-        def answered(error: KafkaError | None, _: Message) -> None:
+    def _send(self, outgoing: Outgoing, span: Send | None = None) -> None:
+        def answered(error: KafkaError | None, message: Message) -> None:
             self._unacknowledged -= 1
+            if span is not None and error is None:
+                span.landed(message.partition(), message.offset() or 0)
+            elif span is not None:
+                span.failed("BrokerUnavailable")
             if error is not None:
                 self._failed.append(error)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import random
 import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +19,13 @@ from processor.adapters.kafka import KafkaLog
 from processor.adapters.logs import configure_logging, key_hash, worker_logger
 from processor.adapters.metrics import Metrics
 from processor.adapters.objects.stores import Objects
+from processor.adapters.objects.traced import TracedObjects
 from processor.adapters.pool import ThreadPool
 from processor.adapters.registry import Registry
 from processor.app import App
 from processor.contracts.avro import Decoder, Encoder, subject_for
 from processor.contracts.builtin import schema_directories, topic_directories
-from processor.contracts.claims import ClaimStore
+from processor.contracts.claims import ClaimStore, ObjectStore
 from processor.contracts.schemas import SchemaSet
 from processor.contracts.topics import Topic, TopicSet
 from processor.core.lane import Entry, Ordering
@@ -33,6 +36,7 @@ from processor.engine.quick import Quick
 from processor.engine.run import Runner
 from processor.engine.takeover import Rules, Takeover
 from processor.engine.telemetry import Check, Health
+from processor.engine.traced import TracedRunner
 from processor.engine.watch import Stall
 from processor.engine.worker import Limits, Worker
 from processor.errors import UsageError
@@ -48,6 +52,7 @@ from processor.preflight import (
 from processor.pruning import Prunable, Pruner, too_short
 from processor.settings import Settings, masked
 from processor.stopping import end_in_time
+from processor.tracing import FLUSH_SECONDS_MAX, flush, log_fields_of, tracing_of
 
 if TYPE_CHECKING:
     pass
@@ -103,8 +108,13 @@ class Served:
                 "a worker does not run under `python -O`: its assertions guard the promise"
             )
         self._settings = settings
+        self._stop_by = math.inf  # Monotonic seconds.
         self._worker_id = f"{socket.gethostname()}-{os.getpid()}"
-        configure_logging(settings.log, secrets=settings.secrets())
+        group = settings.worker.group
+        self._tracing = tracing_of(settings, service=group, instance=self._worker_id, group=group)
+        configure_logging(
+            settings.log, secrets=settings.secrets(), more=log_fields_of(self._tracing)
+        )
         self._logger: Any = worker_logger(self._worker_id)
         schemas = SchemaSet.load(schema_directories(settings))
         declared = TopicSet.load(topic_directories(settings), schemas)
@@ -124,30 +134,7 @@ class Served:
     def _made(self, jobs: Mapping[str, JobSpec], schemas: SchemaSet) -> Worker:
         settings = self._settings.worker
         clock = SystemClock()
-        objects = Objects(self._settings)
-        store = self._settings.claims.store
-        decoder = Decoder(self._registry, schemas)
-        runner = Runner(
-            jobs=jobs,
-            decode=decoder.decode,
-            ledger=self._ledger,
-            claims=ClaimStore(objects, store) if store is not None else None,
-            clock=clock,
-            caller=Caller(
-                ledger=self._ledger,
-                objects=objects,
-                clock=clock,
-                timeout_seconds=settings.timeout_seconds,
-                bind_log=self._bind_log,
-            ),
-            quick=Quick(
-                jobs=jobs,
-                reading=decoder.reading,
-                clock=clock,
-                timeout_seconds=settings.timeout_seconds,
-                bind_log=self._bind_log,
-            ),
-        )
+        runner = self._made_runner(jobs, schemas, clock)
         rules = {topic.name: rules_of(topic, jobs) for topic in self._topics}
         queued = settings.memory_max // 8  # The client's queue; the rest is the lanes'.
         kafka = {"queued.max.messages.kbytes": queued // 1024, **self._settings.kafka}
@@ -183,9 +170,45 @@ class Served:
             worker_id=self._worker_id,
         )
 
+    def _made_runner(
+        self, jobs: Mapping[str, JobSpec], schemas: SchemaSet, clock: SystemClock
+    ) -> Runner:
+        tracing, timeout_seconds = self._tracing, self._settings.worker.timeout_seconds
+        store = self._settings.claims.store
+        decoder = Decoder(self._registry, schemas)
+        objects: ObjectStore = Objects(self._settings)
+        claimed = objects
+        if tracing is not None:
+            claimed = TracedObjects(objects, tracing, "claim")
+            objects = TracedObjects(objects, tracing, "object")
+        runs = Runner if tracing is None else partial(TracedRunner, tracing=tracing)
+        quick = Quick(
+            jobs=jobs,
+            reading=decoder.reading,
+            clock=clock,
+            timeout_seconds=timeout_seconds,
+            bind_log=self._bind_log,
+        )
+        return runs(
+            jobs=jobs,
+            decode=decoder.decode,
+            ledger=self._ledger,
+            claims=ClaimStore(claimed, store) if store is not None else None,
+            clock=clock,
+            caller=Caller(
+                ledger=self._ledger,
+                objects=objects,
+                clock=clock,
+                timeout_seconds=timeout_seconds,
+                bind_log=self._bind_log,
+                tracing=tracing,
+            ),
+            quick=quick if tracing is None else None,  # It knows nothing of a job but its end.
+        )
+
     def run(self) -> None:
         """Serve until a signal; a second one, or `shutdown_seconds`, ends the process at once."""
-        end_in_time(self._worker.stop, seconds=self._settings.worker.shutdown_seconds)
+        end_in_time(self._stop, seconds=self._settings.worker.shutdown_seconds)
         if self._health_server is not None:
             self._health_server.start()
             self._logger.info("probes and metrics answer", url=self._health_server.url)
@@ -205,6 +228,16 @@ class Served:
             if self._health_server is not None:
                 self._health_server.stop()
             self._ledger.close()
+            self._flush_traces()
+
+    def _stop(self) -> None:
+        self._stop_by = time.monotonic() + self._settings.worker.shutdown_seconds
+        self._worker.stop()
+
+    def _flush_traces(self) -> None:
+        """Send the last spans, in half of the time that is left to stop in."""
+        if self._tracing is not None:
+            flush(min(FLUSH_SECONDS_MAX, (self._stop_by - time.monotonic()) / 2))
 
     def _status_encoder(self, schemas: SchemaSet) -> Any:
         encoders = {}
@@ -263,6 +296,7 @@ class Served:
             partition=record.partition,
             offset=record.offset,
             attempt=attempt,
+            **({} if entry.span is None else entry.span.ids),
         )
 
 

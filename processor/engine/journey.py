@@ -320,7 +320,8 @@ def conflict_with(job_id: str) -> Failure:
 def _copy(entry: Entry, assignment: Assignment, hop: Hop, topic: str) -> tuple[Outgoing, str]:
     copy = assignment.next_copy()
     record = entry.record
-    hop = hop._replace(epoch=assignment.epoch, copy=copy)
+    trace = hop.trace if entry.span is None else entry.span.traceparent
+    hop = hop._replace(epoch=assignment.epoch, copy=copy, trace=trace)
     outgoing = Outgoing(
         topic=topic,
         partition=record.partition,

@@ -20,6 +20,7 @@ from processor.core.assignment import Assignment
 from processor.core.lane import Entry
 from processor.engine.ports import Clock, Death, HeldJob, Ledger, Owner
 from processor.engine.slices import Pool
+from processor.engine.tracing import AppendSpan
 from processor.model import Failure, Outgoing, Partition
 
 AGAIN_SECONDS = 1.0
@@ -57,6 +58,7 @@ class Settling:
     steps: deque[Step]
     death: Death | None
     sent_to: Partition | None = None  # Where the append under way goes, if that is known.
+    append: AppendSpan | None = None  # Of the append under way, where its run was traced.
 
 
 @dataclass(eq=False, slots=True)

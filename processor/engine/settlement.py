@@ -179,6 +179,8 @@ class Settlement:
         failed: list[Assignment] = []
         for delivery in deliveries:
             settling: Settling = delivery.token
+            if settling.append is not None:
+                _end(settling, delivery)
             if settling.assignment.dropped:
                 continue
             if delivery.error is None:
@@ -290,6 +292,8 @@ class Settlement:
         else:
             partition = step.partition
             settling.sent_to = None if partition is None else Partition(step.topic, partition)
+            if entry.span is not None:
+                settling.append = entry.span.append(step)
             self._log.send(step, settling)
 
     def _add_status(
@@ -338,8 +342,19 @@ class Settlement:
 
 
 def _place(entry: Entry) -> dict[str, Any]:
-    record = entry.record
-    return {"topic": record.topic, "partition": record.partition, "offset": record.offset}
+    record, ids = entry.record, {} if entry.span is None else entry.span.ids
+    return {"topic": record.topic, "partition": record.partition, "offset": record.offset, **ids}
+
+
+def _end(settling: Settling, delivery: Delivery) -> None:
+    """End the span of an append."""
+    append, settling.append = settling.append, None
+    assert append is not None
+    if delivery.error is None:
+        where = settling.sent_to
+        append.landed(None if where is None else where.number, delivery.offset)
+    else:
+        append.failed("BrokerUnavailable")
 
 
 def _name(verdict: Verdict) -> Outcome:
