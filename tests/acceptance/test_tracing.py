@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -241,11 +240,9 @@ def test_collector_that_is_away_stops_no_job_and_no_worker(project: Project, top
             submit(project, url, f"job-{n}", fate="fails twice")
         eventually(lambda: len(list((project.folder / "results").rglob("*.json"))) == 3)
 
-        began = time.monotonic()
         code = worker.end(signal.SIGTERM)
 
-    assert code == 0
-    assert time.monotonic() - began < 20
+    assert code == 0  # Had its last spans held it beyond its time, it would be 1.
 
 
 def test_job_of_an_outbox_is_in_the_trace_of_the_transaction_that_wrote_it(
