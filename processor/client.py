@@ -36,9 +36,10 @@ from processor.model import ObjectRef, Outgoing
 from processor.reached import ReachedClaims, RecentOutage
 from processor.settings import Settings, load_settings
 from processor.submission import Submission
+from processor.tracing import flush, tracing_of
 
 if TYPE_CHECKING:
-    pass
+    from processor.adapters.tracing import Send
 
 DELIVERY_SECONDS = 30.0
 CLOSE_SECONDS = DELIVERY_SECONDS + 5  # `close` waits no longer for acknowledgements.
@@ -93,6 +94,7 @@ class Client:
         self._unpolled = 0  # Jobs handed over since answers were last asked for.
         self._polled_at = 0.0
         self._heard = Heard()
+        self._tracing = tracing_of(self.settings, service=source)
         self._failed: dict[Submission, None] = {}  # Whose result nobody has asked for, in order.
 
     def topic_of(self, job_type: str) -> Topic:
@@ -143,11 +145,13 @@ class Client:
             self._poll(0)
         return submission
 
-    def encoded(self, job: NewJob) -> tuple[Submission, Outgoing]:
+    def encoded(self, job: NewJob, *, inside_span: bool = False) -> tuple[Submission, Outgoing]:
         """Check a job and make its record (the side of `AsyncClient`)."""
         self._check_open()
         self._started()
         way = self._ways.get(job.job_type) or self._way(job.job_type)
+        if self._tracing is not None and not inside_span:
+            return self._encoded_in_span(job, self._tracing.send(way.topic))
         job_id, record = outgoing(
             job,
             way,
@@ -158,6 +162,13 @@ class Client:
         )
         return Submission(job_id, way.topic, self), record
 
+    def _encoded_in_span(self, job: NewJob, span: Send) -> tuple[Submission, Outgoing]:
+        """Make the record of a job whose submission is traced: it carries the span's context."""
+        with span.failing(), span.current():
+            submission, record = self.encoded(job, inside_span=True)
+        submission.span = span
+        return submission, span.carried_by(record, job_id=submission.job_id, job_type=job.job_type)
+
     def handed_over(self, submission: Submission, record: Outgoing) -> bool:
         """Give a record to the Kafka client, without a wait. False: its buffer is full."""
         with self._handing_over:
@@ -167,7 +178,9 @@ class Client:
             except BufferError:
                 return False
             except KafkaException as fault:
-                raise self._fault(kafka_error(fault), record.topic) from None
+                refused = self._fault(kafka_error(fault), record.topic)
+                submission.take(refused)
+                raise refused from None
         self._unpolled += 1
         return True
 
@@ -233,6 +246,8 @@ class Client:
             producer.purge()  # Each is answered by that, whoever waits for it.
             producer.flush(TAKE_BACK_SECONDS)
         self._ended.set()
+        if self._tracing is not None:
+            flush()
         unasked = [each for each in list(self._failed) if not each.asked]
         self._failed.clear()
         if unasked:
@@ -328,7 +343,9 @@ class Client:
 
     def _claim_store(self) -> ClaimStore | None:
         if self._claims is None and self.settings.claims.store is not None:
-            self._claims = ReachedClaims(self.settings, self.settings.claims.store)
+            self._claims = ReachedClaims(
+                self.settings, self.settings.claims.store, tracing=self._tracing
+            )
         return self._claims
 
 

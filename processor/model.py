@@ -172,7 +172,6 @@ class JobHeaders(NamedTuple):
     not_before_ms: int | None = None
     deadline_ms: int | None = None
     claim: bytes | None = None
-    traceparent: str | None = None
     origin_timestamp_ms: int | None = None
 
     def identity(self, job_type: str) -> str:
@@ -211,7 +210,8 @@ class Hop(NamedTuple):
 
     `replay` names the operator's replay that it belongs to; 0: the job has not been replayed.
     `replays` counts them. `held_behind` is the origin of the dead job that it is held behind.
-    `ends_replay`: it is no job, but the record behind the last one of a replay.
+    `ends_replay`: it is no job, but the record behind the last one of a replay. `trace` is the W3C
+    traceparent of the job's latest run, or of its replay, where that was traced.
     """
 
     origin: Position
@@ -229,6 +229,7 @@ class Hop(NamedTuple):
     replays: int = 0
     held_behind: str | None = None
     ends_replay: bool = False
+    trace: str | None = None
 
     def after(self, failure: Failure, *, attempt: int, now_ms: int) -> Hop:
         """The same way, with one more failed run."""
@@ -243,6 +244,7 @@ class Hop(NamedTuple):
             error_class=failure.error_class,
             error_message=failure.message,
             fingerprint=failure.fingerprint,
+            trace=self.trace,
         )
 
 

@@ -6,12 +6,17 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from processor.adapters.objects.stores import Objects
+from processor.adapters.objects.traced import TracedObjects
 from processor.contracts.claims import ClaimStore, SeekableStream
 from processor.errors import OutageError, PermanentError, StoreUnavailable
 from processor.model import Claim
 from processor.settings import Settings
+
+if TYPE_CHECKING:
+    from processor.adapters.tracing import OpenTelemetry
 
 AWAY_SECONDS = 10.0  # What could not be reached is not asked again sooner.
 
@@ -41,8 +46,12 @@ class RecentOutage:
 class ReachedClaims(ClaimStore):
     """A claim store that is asked for a word before the first upload: a person may be waiting."""
 
-    def __init__(self, settings: Settings, base_uri: str) -> None:
-        super().__init__(Objects(settings), base_uri)
+    def __init__(
+        self, settings: Settings, base_uri: str, *, tracing: OpenTelemetry | None = None
+    ) -> None:
+        objects = Objects(settings)
+        claimed = objects if tracing is None else TracedObjects(objects, tracing, "claim")
+        super().__init__(claimed, base_uri)
         self._base_uri = base_uri.rstrip("/")
         self._hasty = Objects(settings, hasty=True)
         self._outage = RecentOutage()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from confluent_kafka import KafkaError, Message, Producer
 
@@ -28,6 +28,10 @@ from processor.engine.replay import Letter, replay_end, replayed
 from processor.errors import BrokerUnavailable, ContractError
 from processor.model import Outgoing
 from processor.settings import Settings
+from processor.tracing import flush, tracing_of
+
+if TYPE_CHECKING:
+    from processor.adapters.tracing import Send
 
 ACKNOWLEDGED_SECONDS = 60.0
 UNACKNOWLEDGED_MAX = 1000
@@ -64,6 +68,7 @@ class Revival:
         self._who = who
         self._rate = rate
         self._sleep = sleep
+        self._tracing = tracing_of(settings, service="processor")
         self._began = time.monotonic()
         self._failed: list[KafkaError] = []
         self._unacknowledged = 0
@@ -87,6 +92,8 @@ class Revival:
                 on_units(progress)
             state = "ended"
         finally:
+            if self._tracing is not None:
+                flush()
             if self._ledger is not None and progress.number is not None:
                 self._ledger.end(progress.number, state, jobs=progress.jobs, keys=progress.keys)
         return progress
@@ -114,7 +121,7 @@ class Revival:
                 for letter in islice(values, len(unit.letters)):
                     self._keep_to_rate(done)
                     self._renew_claim(letter)
-                    self._send(replayed(letter, topic=self._topic.name, replay=progress.number))
+                    self._replay(letter, progress.number)
                     done += 1
             if unit.closed is not None:
                 self._send(
@@ -130,6 +137,15 @@ class Revival:
         progress.keys += len({(unit.partition, unit.key) for unit in units})
         progress.cursor = units[-1].cursor
 
+    def _replay(self, letter: Letter, number: int) -> None:
+        topic = self._topic.name
+        if self._tracing is None:
+            self._send(replayed(letter, topic=topic, replay=number))
+            return
+        span = self._tracing.replay(letter.record, letter.hop, topic)
+        record = replayed(letter, topic=topic, replay=number, trace=span.traceparent)
+        self._send(record, span)
+
     def _keep_to_rate(self, done: int) -> None:
         if self._rate is not None:
             due = self._began + done / self._rate
@@ -142,9 +158,13 @@ class Revival:
         with suppress(ContractError):  # The job itself is to fail of it.
             self._claims.renew(claim_from_header(letter.job.claim))
 
-    def _send(self, outgoing: Outgoing) -> None:
-        def answered(error: KafkaError | None, _: Message) -> None:
+    def _send(self, outgoing: Outgoing, span: Send | None = None) -> None:
+        def answered(error: KafkaError | None, message: Message) -> None:
             self._unacknowledged -= 1
+            if span is not None and error is None:
+                span.landed(message.partition(), message.offset() or 0)
+            elif span is not None:
+                span.failed("BrokerUnavailable")
             if error is not None:
                 self._failed.append(error)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import random
 import socket
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +20,13 @@ from processor.adapters.kafka import KafkaLog
 from processor.adapters.logs import configure_logging, key_hash, worker_logger
 from processor.adapters.metrics import Metrics
 from processor.adapters.objects.stores import Objects
+from processor.adapters.objects.traced import TracedObjects
 from processor.adapters.pool import ThreadPool
 from processor.adapters.registry import Registry
 from processor.app import App
 from processor.contracts.avro import Decoder, Encoder, subject_for
 from processor.contracts.builtin import schema_directories, topic_directories
-from processor.contracts.claims import ClaimStore
+from processor.contracts.claims import ClaimStore, ObjectStore
 from processor.contracts.schemas import SchemaSet
 from processor.contracts.topics import Topic, TopicSet
 from processor.core.lane import Entry, Ordering
@@ -36,6 +39,7 @@ from processor.engine.run import Runner
 from processor.engine.takeover import Rules, Takeover
 from processor.engine.telemetry import Check, Health
 from processor.engine.timed import TimedLedger, timed_jobs
+from processor.engine.traced import TracedRunner
 from processor.engine.watch import Stall
 from processor.engine.worker import Limits, Worker
 from processor.errors import UsageError
@@ -51,6 +55,7 @@ from processor.preflight import (
 from processor.pruning import Prunable, Pruner, too_short
 from processor.settings import Settings, masked
 from processor.stopping import end_in_time
+from processor.tracing import FLUSH_SECONDS_MAX, flush, log_fields_of, tracing_of
 
 if TYPE_CHECKING:
     pass
@@ -106,8 +111,13 @@ class Served:
                 "a worker does not run under `python -O`: its assertions guard the promise"
             )
         self._settings = settings
+        self._stop_by = math.inf  # Monotonic seconds.
         self._worker_id = f"{socket.gethostname()}-{os.getpid()}"
-        configure_logging(settings.log, secrets=settings.secrets())
+        group = settings.worker.group
+        self._tracing = tracing_of(settings, service=group, instance=self._worker_id, group=group)
+        configure_logging(
+            settings.log, secrets=settings.secrets(), more=log_fields_of(self._tracing)
+        )
         self._logger: Any = worker_logger(self._worker_id)
         schemas = SchemaSet.load(schema_directories(settings))
         declared = TopicSet.load(topic_directories(settings), schemas)
@@ -129,34 +139,10 @@ class Served:
     def _made(self, jobs: Mapping[str, JobSpec], schemas: SchemaSet) -> Worker:
         settings = self._settings.worker
         clock = SystemClock()
-        objects = Objects(self._settings)
-        store = self._settings.claims.store
-        decoder = Decoder(self._registry, schemas)
-        timed = timed_jobs(jobs, clock=clock, telemetry=self._metrics)
         ledger: Ledger = self._ledger
         if ledger.remembers:
             ledger = TimedLedger(ledger, clock=clock, telemetry=self._metrics)
-        runner = Runner(
-            jobs=timed,
-            decode=decoder.decode,
-            ledger=ledger,
-            claims=ClaimStore(objects, store) if store is not None else None,
-            clock=clock,
-            caller=Caller(
-                ledger=self._ledger,
-                objects=objects,
-                clock=clock,
-                timeout_seconds=settings.timeout_seconds,
-                bind_log=self._bind_log,
-            ),
-            quick=Quick(
-                jobs=jobs,
-                reading=decoder.reading,
-                clock=clock,
-                timeout_seconds=settings.timeout_seconds,
-                bind_log=self._bind_log,
-            ),
-        )
+        runner = self._made_runner(jobs, schemas, ledger, clock)
         rules = {topic.name: rules_of(topic, jobs) for topic in self._topics}
         queued = settings.memory_max // 8  # The client's queue; the rest is the lanes'.
         self._metrics.memory_budget(settings.memory_max - queued)
@@ -193,12 +179,52 @@ class Served:
             worker_id=self._worker_id,
         )
 
+    def _made_runner(
+        self,
+        jobs: Mapping[str, JobSpec],
+        schemas: SchemaSet,
+        ledger: Ledger,
+        clock: SystemClock,
+    ) -> Runner:
+        tracing, timeout_seconds = self._tracing, self._settings.worker.timeout_seconds
+        store = self._settings.claims.store
+        decoder = Decoder(self._registry, schemas)
+        objects: ObjectStore = Objects(self._settings)
+        claimed = objects
+        if tracing is not None:
+            claimed = TracedObjects(objects, tracing, "claim")
+            objects = TracedObjects(objects, tracing, "object")
+        runs = Runner if tracing is None else partial(TracedRunner, tracing=tracing)
+        quick = Quick(
+            jobs=jobs,
+            reading=decoder.reading,
+            clock=clock,
+            timeout_seconds=timeout_seconds,
+            bind_log=self._bind_log,
+        )
+        return runs(
+            jobs=timed_jobs(jobs, clock=clock, telemetry=self._metrics),
+            decode=decoder.decode,
+            ledger=ledger,
+            claims=ClaimStore(claimed, store) if store is not None else None,
+            clock=clock,
+            caller=Caller(
+                ledger=self._ledger,
+                objects=objects,
+                clock=clock,
+                timeout_seconds=timeout_seconds,
+                bind_log=self._bind_log,
+                tracing=tracing,
+            ),
+            quick=quick if tracing is None else None,  # It knows nothing of a job but its end.
+        )
+
     def run(self) -> None:
         """Serve until a signal; a second one, or `shutdown_seconds`, ends the process at once."""
         told = threading.Event()
 
         def stop() -> None:
-            self._worker.stop()
+            self._stop()
             told.set()
 
         end_in_time(stop, seconds=self._settings.worker.shutdown_seconds)
@@ -223,6 +249,16 @@ class Served:
             if self._health_server is not None:
                 self._health_server.stop()
             self._ledger.close()
+            self._flush_traces()
+
+    def _stop(self) -> None:
+        self._stop_by = time.monotonic() + self._settings.worker.shutdown_seconds
+        self._worker.stop()
+
+    def _flush_traces(self) -> None:
+        """Send the last spans, in half of the time that is left to stop in."""
+        if self._tracing is not None:
+            flush(min(FLUSH_SECONDS_MAX, (self._stop_by - time.monotonic()) / 2))
 
     def _status_encoder(self, schemas: SchemaSet) -> Any:
         encoders = {}
@@ -281,6 +317,7 @@ class Served:
             partition=record.partition,
             offset=record.offset,
             attempt=attempt,
+            **({} if entry.span is None else entry.span.ids),
         )
 
 

@@ -203,6 +203,13 @@ class LogSettings(Section):
     format: Literal["auto", "json", "console"] = "auto"  # auto: console on a terminal, else json
 
 
+class TracingSettings(Section):
+    """Traces of jobs. Where they go, OTEL_EXPORTER_OTLP_ENDPOINT in the environment says."""
+
+    enabled: bool = False
+    sample_ratio: float | None = Field(None, ge=0, le=1)  # of traces that begin here
+
+
 class Settings(Section):
     """Everything that can be set."""
 
@@ -216,6 +223,7 @@ class Settings(Section):
     outbox: OutboxSettings = OutboxSettings()
     worker: WorkerSettings = WorkerSettings()
     log: LogSettings = LogSettings()
+    tracing: TracingSettings = TracingSettings()
 
     @model_validator(mode="after")
     def _kafka_keeps_the_promise(self) -> Self:

@@ -14,6 +14,8 @@ from processor.errors import ProcessorError
 if TYPE_CHECKING:
     from confluent_kafka import Message
 
+    from processor.adapters.tracing import Send
+
 UNASKED_MAX = 1000  # Failures kept for `close`, which raises the first.
 _MAKING = threading.Lock()  # What is waited on is made once, whoever waits.
 
@@ -35,10 +37,21 @@ class Submission:
     by itself, so what waiting needs is made by whoever waits.
     """
 
-    __slots__ = ("_answer", "_calls", "_came", "_client", "_topic", "_unasked", "asked", "job_id")
+    __slots__ = (
+        "_answer",
+        "_calls",
+        "_came",
+        "_client",
+        "_topic",
+        "_unasked",
+        "asked",
+        "job_id",
+        "span",
+    )
 
     def __init__(self, job_id: str, topic: str, client: Answering) -> None:
         self.job_id = job_id
+        self.span: Send | None = None  # Where it is traced; the answer ends it.
         self.asked = False  # Whether somebody waits for the answer, or has had it.
         self._topic = topic
         self._client = client
@@ -83,17 +96,20 @@ class Submission:
         if not self.asked and len(unasked) < UNASKED_MAX:
             self._unasked = unasked
             unasked[self] = None
-        self._take(fault)
+        self.take(fault)
 
     def answer(self, error: KafkaError | None, message: Message) -> None:
         """Take what the Kafka client tells of it (the client's side)."""
         if error is None:
-            self._take((message.partition() or 0, message.offset() or 0))
+            self.take((message.partition() or 0, message.offset() or 0))
         else:
             self._client.failed(self, error, self._topic)
 
-    def _take(self, answer: tuple[int, int] | ProcessorError) -> None:
+    def take(self, answer: tuple[int, int] | ProcessorError) -> None:
+        """Take the answer: partition and offset, or what prevented it (the client's side)."""
         self._answer = answer
+        if self.span is not None:
+            self.span.answered(answer)
         if self._came is not None:
             self._came.set()
         if self._calls is not None:

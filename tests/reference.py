@@ -37,6 +37,7 @@ KAFKA = """\
 """
 # What a setting may be that has no default: a line of a template needs a value.
 EXAMPLES = {
+    "tracing.sample_ratio": 0.1,
     "schemas_dir": "schemas",
     "topics_dir": "topics",
     "registry.username": "billing",

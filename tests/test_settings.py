@@ -359,6 +359,8 @@ def test_every_setting_is_documented_with_its_default():
 def default_of(value: object) -> str:
     if value is None:
         return ""
+    if isinstance(value, bool):
+        return f"`{value}`".lower()
     return f"`{value:.12g}`" if isinstance(value, float) else f"`{value}`"
 
 

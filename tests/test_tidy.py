@@ -42,6 +42,7 @@ ENGINE_SEEN_FROM_OUTSIDE = {
     "processor.engine.ports",
     "processor.engine.slices",  # What a pool is given and reports back.
     "processor.engine.telemetry",
+    "processor.engine.tracing",  # What a tracer makes spans of.
 }
 OUTSIDE = {"adapters", "sinks"}
 

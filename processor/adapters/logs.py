@@ -33,16 +33,22 @@ _TALKATIVE = ("botocore", "boto3", "s3transfer", "urllib3", "httpx", "httpx2", "
 
 
 def configure_logging(
-    settings: LogSettings, *, secrets: Iterable[str] = (), stream: TextIO | None = None
+    settings: LogSettings,
+    *,
+    secrets: Iterable[str] = (),
+    stream: TextIO | None = None,
+    more: Iterable[Processor] = (),
 ) -> None:
     """Send our own and every library's log lines to `stream` (default: stderr).
 
-    A second call replaces the first one's set-up; loggers bound before keep their fields.
+    A second call replaces the first one's set-up; loggers bound before keep their fields. `more`
+    adds to each line.
     """
     stream = sys.stderr if stream is None else stream
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        *more,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         compact_error,

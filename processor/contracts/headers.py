@@ -46,6 +46,7 @@ HOP_REPLAY = "processor-replay"  # The operator's replay that the record belongs
 HOP_REPLAYS = "processor-replays"  # How often the job has been replayed.
 HOP_REPLAY_END = "processor-replay-end"  # Only on the record behind a replay's last job.
 HOP_HELD_BEHIND = "processor-held-behind"  # Origin of the dead job that its key is held for.
+HOP_TRACE = "processor-traceparent"  # Of the job's latest run, where that was traced.
 TAKEOVER = "processor-takeover"  # Only on takeover markers: the epoch of the new owner.
 
 _HOP_ORIGIN = frozenset({HOP_ORIGIN_TOPIC, HOP_ORIGIN_PARTITION, HOP_ORIGIN_OFFSET})
@@ -59,6 +60,7 @@ _new = tuple.__new__
 _NOWHERE_YET = Hop(Position("", 0, 0), 0)[2:]
 
 ERROR_MESSAGE_BYTES_MAX = 1024
+TRACE_BYTES_MAX = 512  # What W3C has every system pass on.
 ID_BYTES_MAX = 256  # Of a job id or an idempotency key.
 DIGITS_MAX = 18  # Of a whole number: a ledger keeps it in 64 bits.
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # What neither may have.
@@ -85,7 +87,6 @@ def read_job(record: Record, hop: Hop) -> JobHeaders:
         not_before_ms=_whole(found, NOT_BEFORE),
         deadline_ms=_whole(found, DEADLINE),
         claim=found.get(CLAIM),
-        traceparent=_text(found, TRACEPARENT),
         origin_timestamp_ms=hop.origin_timestamp_ms if job_id is None else None,
     )
 
@@ -101,7 +102,6 @@ def says_only_its_type(written: Headers, job_type: bytes) -> bool:
     """
     found = dict(written)
     job_id, time = found.get(JOB_ID, b"?"), found.get(TIME, b"")
-    trace = found.get(TRACEPARENT, b"")
     return (
         found.get(JOB_TYPE, job_type) == job_type
         and _ACTED_ON.isdisjoint(found)
@@ -109,9 +109,7 @@ def says_only_its_type(written: Headers, job_type: bytes) -> bool:
         and 0 < len(job_id) <= ID_BYTES_MAX
         and _PLAIN.fullmatch(job_id) is not None
         and time is not None
-        and trace is not None
         and time.isascii()
-        and trace.isascii()
     )
 
 
@@ -157,6 +155,7 @@ def read_hop(record: Record) -> Hop | None:
         replays=_whole(found, HOP_REPLAYS) or 0,
         held_behind=_text(found, HOP_HELD_BEHIND),
         ends_replay=HOP_REPLAY_END in found,
+        trace=_trace(found.get(HOP_TRACE)),
     )
 
 
@@ -252,11 +251,18 @@ def write_hop(headers: Headers, hop: Hop) -> Headers:
         (HOP_REPLAYS, hop.replays or None),
         (HOP_REPLAY_END, 1 if hop.ends_replay else None),
         (HOP_HELD_BEHIND, hop.held_behind),
+        (HOP_TRACE, hop.trace),
     ]
     written += [(name, str(value).encode()) for name, value in fields if value is not None]
     if hop.error_message is not None:
         written.append((HOP_ERROR_MESSAGE, _cut(hop.error_message)))
     return written
+
+
+def read_trace(written: Headers) -> dict[str, str]:
+    """The trace context that a job's producer gave it (W3C); what cannot be one is left out."""
+    found = {name: _trace(value) for name, value in written if name in (TRACEPARENT, TRACESTATE)}
+    return {name: text for name, text in found.items() if text is not None}
 
 
 def write_replay_end(replay: int) -> Headers:
@@ -329,6 +335,13 @@ def _text(found: dict[str, bytes], name: str) -> str | None:
         return value.decode()
     except UnicodeDecodeError:
         raise ContractError(f"header `{name}` is not UTF-8") from None
+
+
+def _trace(value: bytes | None) -> str | None:
+    """A trace context as text. No job is to blame for a malformed one: it tells nothing."""
+    if value is None or len(value) > TRACE_BYTES_MAX or _PLAIN.fullmatch(value) is None:
+        return None
+    return value.decode()
 
 
 def _whole(found: dict[str, bytes], name: str) -> int | None:

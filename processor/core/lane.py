@@ -21,6 +21,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from enum import StrEnum
 from itertools import chain
+from typing import Any
 
 from processor.core.stretch import Stretch
 from processor.core.watermark import Watermark
@@ -44,7 +45,8 @@ class Entry:
     """A record in a lane, and what the engine knows of it."""
 
     __slots__ = (
-        "attempt", "given_up", "hop", "job", "lane", "not_before", "ran", "record", "turn", "waits",
+        "attempt", "given_up", "hop", "job", "lane", "not_before", "ran", "record", "span", "turn",
+        "waits",
     )  # fmt: skip
 
     def __init__(self, record: Record, hop: Hop, lane: Lane, turn: Turn) -> None:
@@ -58,6 +60,7 @@ class Entry:
         self.given_up: Failure | None = None  # A run that failed, to be judged at the turn's head.
         self.ran: object = None  # What its run left behind, while that cannot be written.
         self.waits = 0  # Times it met an outage.
+        self.span: Any = None  # Of its latest run, where runs are traced (engine/tracing.py).
 
     def __repr__(self) -> str:
         record = self.record

@@ -22,6 +22,7 @@ from processor.engine.ports import (
     OwnershipLost,
 )
 from processor.engine.slices import Running, Slice
+from processor.engine.tracing import Tracing
 from processor.errors import OutageError, ProcessorError, SinkUnavailable, UsageError
 from processor.model import Failure, JobHeaders
 
@@ -57,12 +58,14 @@ class Caller:
         clock: Clock,
         timeout_seconds: float,
         bind_log: Callable[[Entry, JobHeaders, int], Any],
+        tracing: Tracing | None = None,
     ) -> None:
         self._ledger = ledger
         self._objects = objects
         self._clock = clock
         self._timeout_seconds = timeout_seconds
         self._bind_log = bind_log
+        self._tracing = tracing
 
     def call(
         self, ready: Ready, work: Slice, *, write_before: Callable[[], bool]
@@ -82,7 +85,10 @@ class Caller:
         work.start(Running(run.offset, [context], started, started + seconds))
         kept = False
         try:
-            result = spec.call(ready.payload, context)
+            if ready.entry.span is None:
+                result = spec.call(ready.payload, context)
+            else:
+                result = _called_in_span(ready, context)
             if spec.is_async:
                 result = yield Awaiting(result, context)
             if run.barred_by is not None:
@@ -128,7 +134,12 @@ class Caller:
         work.start(Running(runs[0].offset, contexts, started, started + timeout))
         results: list[Any]
         try:
-            returned = spec.call([each.payload for each in batch], contexts)
+            payloads = [each.payload for each in batch]
+            if self._tracing is None:
+                returned = spec.call(payloads, contexts)
+            else:
+                with self._tracing.batch([each.entry.span for each in batch]):
+                    returned = spec.call(payloads, contexts)
             results = list(results_of(returned, len(batch)))
         except (JobCancelled, OwnershipLost):
             raise
@@ -185,6 +196,14 @@ class Caller:
         context.on_checkpoint(run.checkpoint)
         context.on_transaction(run.open_transaction)
         return context
+
+
+def _called_in_span(ready: Ready, context: JobContext) -> Any:
+    """Call a handler whose run is traced: what it traces itself is a part of that."""
+    span, spec = ready.entry.span, ready.spec
+    with span.current():
+        result = spec.call(ready.payload, context)
+    return span.awaited(result) if spec.is_async else result
 
 
 def told_failure(error: BaseException, spec: JobSpec, log: Callable[[], Any]) -> Failure:

@@ -15,7 +15,7 @@ A crash before 2 repeats the job, and its plain sinks overwrite or keep what is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Self
 
 from processor.core.lane import Entry
@@ -31,8 +31,12 @@ from processor.engine.ports import (
     row_among,
 )
 from processor.engine.slices import Outcome
+from processor.engine.timed import name_of
+from processor.engine.tracing import Tracing
 from processor.errors import OutageError, PermanentError, Retry, SinkUnavailable
 from processor.model import Effect, JobHeaders
+
+WriteIn = Callable[[Any, Sequence[Effect]], None]
 
 
 class SinkFailed(Exception):
@@ -56,42 +60,71 @@ class Unwritten(NamedTuple):
 
 
 def write(
-    ledger: Ledger, owner: Owner, unwritten: Sequence[Unwritten]
+    ledger: Ledger,
+    owner: Owner,
+    unwritten: Sequence[Unwritten],
+    tracing: Tracing | None = None,
 ) -> list[tuple[Entry, Outcome]]:
     """Write them all, and tell what became of each. PermanentError: a result is refused for good.
 
     OutageError: some may be written, and writing all again is safe. OwnershipLost: nothing was, but
     by plain sinks. SinkFailed: a sink raised something else.
     """
-    write_plain(unwritten)
+    write_plain(unwritten, tracing)
     effects = [each.effect for each in unwritten]
-    with _Sinks(unwritten) as sinks:
-        new = ledger.record(owner, effects, sinks.write if sinks.any else None)
+    with _Sinks(unwritten, tracing) as sinks:
+        given = sinks.write if sinks.any else None
+        if tracing is None:
+            new = ledger.record(owner, effects, given)
+        else:
+            with tracing.write("ledger", [each.entry.span for each in unwritten]):
+                new = ledger.record(owner, effects, given)
     return outcomes(ledger, unwritten, new)
 
 
 def write_in(
-    transaction: HandlerTransaction, ledger: Ledger, owner: Owner, one: Unwritten
+    transaction: HandlerTransaction,
+    ledger: Ledger,
+    owner: Owner,
+    one: Unwritten,
+    tracing: Tracing | None = None,
 ) -> Outcome:
     """Write one job's effect in the transaction that its handler has written in, and commit.
 
     Where the job has ended already, nothing is: the caller undoes what the handler wrote.
     """
-    write_plain([one])
-    with _Sinks([one]) as sinks:
-        new = transaction.record(owner, [one.effect], sinks.write if sinks.any else None)
-    if new:
-        transaction.commit()
+    write_plain([one], tracing)
+    with _Sinks([one], tracing) as sinks:
+        given = sinks.write if sinks.any else None
+        if tracing is None:
+            new = _commit(transaction, owner, one, given)
+        else:
+            with tracing.write("ledger", [one.entry.span]):
+                new = _commit(transaction, owner, one, given)
     ((_, outcome),) = outcomes(ledger, [one], new)
     return outcome
 
 
-def write_plain(unwritten: Sequence[Unwritten]) -> None:
+def _commit(
+    transaction: HandlerTransaction, owner: Owner, one: Unwritten, write: WriteIn | None
+) -> set[str]:
+    new = transaction.record(owner, [one.effect], write)
+    if new:
+        transaction.commit()
+    return new
+
+
+def write_plain(unwritten: Sequence[Unwritten], tracing: Tracing | None = None) -> None:
     """Give each plain sink its effects at once."""
-    for sink, effects in _by_sink(unwritten):
+    for sink, mine in _by_sink(unwritten):
+        effects = [each.effect for each in mine]
         if not isinstance(sink, TransactionalSink):
             try:
-                sink.write(effects)
+                if tracing is None:
+                    sink.write(effects)
+                else:
+                    with tracing.write(name_of(sink), [each.entry.span for each in mine]):
+                        sink.write(effects)
             except Exception as error:
                 raise fault_of(error) from error
 
@@ -102,12 +135,13 @@ class _Sinks:
     What its database raises the ledger tells; whatever else a sink raises is told here.
     """
 
-    def __init__(self, unwritten: Sequence[Unwritten]) -> None:
+    def __init__(self, unwritten: Sequence[Unwritten], tracing: Tracing | None = None) -> None:
         self._chosen = [
-            (sink, {effect.identity for effect in effects})
-            for sink, effects in _by_sink(unwritten)
+            (sink, {each.effect.identity: each.entry for each in mine})
+            for sink, mine in _by_sink(unwritten)
             if isinstance(sink, TransactionalSink)
         ]
+        self._tracing = tracing
         self._raised: Exception | None = None
 
     @property
@@ -117,10 +151,15 @@ class _Sinks:
 
     def write(self, transaction: Any, effects: Sequence[Effect]) -> None:
         """Give each sink those of the effects that are its own."""
-        for sink, identities in self._chosen:
-            if mine := [effect for effect in effects if effect.identity in identities]:
+        for sink, entries in self._chosen:
+            if mine := [effect for effect in effects if effect.identity in entries]:
                 try:
-                    sink.write_in(transaction, mine)
+                    if self._tracing is None:
+                        sink.write_in(transaction, mine)
+                    else:
+                        spans = [entries[each.identity].span for each in mine]
+                        with self._tracing.write(name_of(sink), spans):
+                            sink.write_in(transaction, mine)
                 except Exception as error:
                     self._raised = error
                     raise
@@ -169,16 +208,16 @@ def outcomes(
 
 def _by_sink(
     unwritten: Iterable[Unwritten],
-) -> list[tuple[Sink | TransactionalSink, list[Effect]]]:
-    """Each sink with its effects, in order; a sink comes where the first job that names it has it.
+) -> list[tuple[Sink | TransactionalSink, list[Unwritten]]]:
+    """Each sink with its own, in order; a sink comes where the first job that names it has it.
 
     Of two sinks of one job the first one comes first: where jobs of several types share sinks in
     contrary orders, the order of the first job counts.
     """
-    found: dict[int, tuple[Sink | TransactionalSink, list[Effect]]] = {}
+    found: dict[int, tuple[Sink | TransactionalSink, list[Unwritten]]] = {}
     for each in unwritten:
         for sink in each.spec.sinks:
-            found.setdefault(id(sink), (sink, []))[1].append(each.effect)
+            found.setdefault(id(sink), (sink, []))[1].append(each)
     return list(found.values())
 
 

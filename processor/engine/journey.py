@@ -343,7 +343,8 @@ def conflict_with(job_id: str) -> Failure:
 
 def _copy(entry: Entry, assignment: Assignment, hop: Hop, topic: str) -> Copy:
     record = entry.record
-    hop = hop._replace(epoch=assignment.epoch, copy=assignment.next_copy())
+    trace = hop.trace if entry.span is None else entry.span.traceparent
+    hop = hop._replace(epoch=assignment.epoch, copy=assignment.next_copy(), trace=trace)
     outgoing = Outgoing(
         topic=topic,
         partition=record.partition,

@@ -21,6 +21,7 @@ from processor.core.lane import Entry
 from processor.engine.journey import Copy
 from processor.engine.ports import Clock, Death, HeldJob, Ledger, Owner
 from processor.engine.slices import Pool
+from processor.engine.tracing import AppendSpan
 from processor.model import Failure, Outgoing
 
 AGAIN_SECONDS = 1.0
@@ -58,6 +59,7 @@ class Settling:
     steps: deque[Step]
     death: Death | None
     sent: Outgoing | Copy | None = None  # The append under way.
+    append: AppendSpan | None = None  # Its span, where its run was traced.
 
 
 @dataclass(eq=False, slots=True)

@@ -63,13 +63,14 @@ def in_order(letters: Iterable[Letter]) -> list[Letter]:
     return [newest[origin] for origin in sorted(newest)]
 
 
-def replayed(letter: Letter, *, topic: str, replay: int) -> Outgoing:
-    """Build the record that runs a letter's job again."""
+def replayed(letter: Letter, *, topic: str, replay: int, trace: str | None = None) -> Outgoing:
+    """Build the record that runs a letter's job again. `trace` is the replay's own context."""
     hop = Hop(
         origin=letter.hop.origin,
         origin_timestamp_ms=letter.hop.origin_timestamp_ms,
         replay=replay,
         replays=letter.hop.replays + 1,
+        trace=trace,
     )
     record = letter.record
     return Outgoing(

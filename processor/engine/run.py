@@ -39,6 +39,7 @@ from processor.engine.slices import (
     Succeeded,
     Unavailable,
 )
+from processor.engine.tracing import Tracing
 from processor.errors import ContractError, OutageError, PermanentError, Retry, StoreUnavailable
 from processor.model import Failure, JobHeaders
 
@@ -80,6 +81,8 @@ class _Progress:
 
 class Runner:
     """Runs slices on whatever thread calls it. Holds no state of a slice between calls."""
+
+    _tracing: Tracing | None = None
 
     def __init__(
         self,
@@ -298,7 +301,7 @@ class Runner:
         assert called.transaction is not None
         try:
             owner = progress.work.owner
-            return effects.write_in(called.transaction, self._ledger, owner, one)
+            return effects.write_in(called.transaction, self._ledger, owner, one, self._tracing)
         except (PermanentError, Retry, SinkFailed) as fault:
             return Failed(self._failure(fault, one), one.seconds)
         finally:
@@ -363,7 +366,8 @@ class Runner:
         unwritten, progress.unwritten = progress.unwritten, []
         progress.identities = {each.job.identity(each.spec.job_type) for each in progress.batch}
         try:
-            progress.outcomes += effects.write(self._ledger, progress.work.owner, unwritten)
+            owner = progress.work.owner
+            progress.outcomes += effects.write(self._ledger, owner, unwritten, self._tracing)
         except OutageError as outage:
             for each in unwritten:
                 each.entry.ran = each

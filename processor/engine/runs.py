@@ -308,6 +308,9 @@ class Runs:
         assignment.running -= 1
         self._settle_done(work, work.ran)
         left = work.left()
+        for each in left:
+            if each.span is not None:
+                each.span.end("abandoned", JobTimeout.__name__)
         at = next(at for at, each in enumerate(left) if each.record.offset == running.offset)
         entry, failure = left[at], timed_out(running, now)
         entry.job = entry.job or headers.job_of(entry.record, entry.hop)

@@ -181,6 +181,8 @@ class Settlement:
         failed: list[Assignment] = []
         for delivery in deliveries:
             settling: Settling = delivery.token
+            if settling.append is not None:
+                _end(settling, delivery)
             if settling.assignment.dropped:
                 continue
             if delivery.error is None:
@@ -294,7 +296,10 @@ class Settlement:
             self._barred.setdefault(assignment, []).append(settling)
         else:
             settling.sent = step
-            self._log.send(step.outgoing if isinstance(step, Copy) else step, settling)
+            outgoing = step.outgoing if isinstance(step, Copy) else step
+            if entry.span is not None:
+                settling.append = entry.span.append(outgoing)
+            self._log.send(outgoing, settling)
 
     def _add_status(
         self,
@@ -347,8 +352,20 @@ class Settlement:
 
 
 def _place(entry: Entry) -> dict[str, Any]:
-    record = entry.record
-    return {"topic": record.topic, "partition": record.partition, "offset": record.offset}
+    record, ids = entry.record, {} if entry.span is None else entry.span.ids
+    return {"topic": record.topic, "partition": record.partition, "offset": record.offset, **ids}
+
+
+def _end(settling: Settling, delivery: Delivery) -> None:
+    """End the span of an append."""
+    append, settling.append = settling.append, None
+    assert append is not None
+    if delivery.error is None:
+        sent = settling.sent
+        number = sent.outgoing.partition if isinstance(sent, Copy) else None
+        append.landed(number, delivery.offset)
+    else:
+        append.failed("BrokerUnavailable")
 
 
 def _name(verdict: Verdict) -> Outcome:

@@ -139,6 +139,11 @@ class _TimedTransactionalSink(_TimedWrites):
             self._sink.write_in(transaction, effects)
 
 
+def name_of(sink: Sink | TransactionalSink) -> str:
+    """What a sink is called in metrics and traces: its class's name."""
+    return type(sink._sink if isinstance(sink, _TimedWrites) else sink).__name__
+
+
 def timed_jobs(
     jobs: Mapping[str, JobSpec], *, clock: Clock, telemetry: Telemetry
 ) -> dict[str, JobSpec]:

@@ -14,14 +14,17 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from itertools import takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from processor.adapters.appends import Appends
+from processor.adapters.appends import Answers, Appends
 from processor.contracts import headers
 from processor.errors import BrokerUnavailable, OutageError, UsageError
 from processor.model import Outgoing
 from processor.outbox.rows import Backlog, Rows
 from processor.outbox.table import Name, Row
+
+if TYPE_CHECKING:
+    from processor.adapters.tracing import OpenTelemetry
 
 BATCH_ROWS_MAX = 500
 TURNS_MAX = 10  # Of one slot, before another relay may have it.
@@ -46,6 +49,7 @@ class Relay:
         relayed: Callable[[str, int], None] = lambda _topic, _count: None,
         backlog: Callable[[Backlog], None] = lambda _: None,
         poll_seconds: float = 1.0,
+        tracing: OpenTelemetry | None = None,
     ) -> None:
         self._rows = rows
         self._appends = Appends(kafka, "relay")
@@ -53,6 +57,7 @@ class Relay:
         self._relayed = relayed
         self._backlog = backlog
         self._poll_seconds = poll_seconds
+        self._tracing = tracing
         self._stopping = False
         self._held: dict[Name, float] = {}
         self._alone: set[int] = set()  # The numbers of rows that were refused, maybe with others.
@@ -111,7 +116,7 @@ class Relay:
             together = together or left[:1]
             self._waits()
             self._told_at = time.monotonic() + TOLD_SECONDS
-            answers = self._appends.append([record for _, record in together], self._goes_on)
+            answers = self._appended(together)
             if answers.acknowledged:
                 self.waits_since = None
                 self._forget([together[at][0] for at in sorted(answers.acknowledged)])
@@ -131,6 +136,28 @@ class Relay:
                 each for each in left if each[0].number not in sent and not self._holds(each[0])
             ]
         return count
+
+    def _appended(self, together: list[tuple[Row, Outgoing]]) -> Answers:
+        """Append rows' records, each with a span of its own where they are traced."""
+        if self._tracing is None:
+            return self._appends.append([record for _, record in together], self._goes_on)
+        spans = [
+            self._tracing.send(row.aggregatetype, after=record.headers) for row, record in together
+        ]
+        records = [
+            span.carried_by(record, job_id=row.id, job_type=row.type)
+            for span, (row, record) in zip(spans, together, strict=True)
+        ]
+        answers = Answers(set(), [])
+        try:
+            answers = self._appends.append(records, self._goes_on)
+        finally:
+            for at, span in enumerate(spans):
+                if at in answers.acknowledged:
+                    span.ended()
+                else:
+                    span.failed("BrokerUnavailable")
+        return answers
 
     def _records(self, rows: list[Row]) -> list[tuple[Row, Outgoing]]:
         """Make the records of rows; one that stands for none is refused."""
@@ -232,5 +259,7 @@ def outgoing_of(row: Row) -> Outgoing:
         deadline_ms=row.deadline,
         claim=row.claim,
     )
+    if row.traceparent is not None:
+        written.append((headers.TRACEPARENT, row.traceparent.encode()))
     key = None if row.aggregateid is None else row.aggregateid.encode()
     return Outgoing(row.aggregatetype, None, key, row.payload, written)

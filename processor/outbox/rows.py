@@ -196,6 +196,8 @@ class PostgresRows:
             yield self._made
         except psycopg.errors.UndefinedTable:
             raise _no_table() from None
+        except psycopg.errors.UndefinedColumn as fault:
+            raise _old_table(str(fault)) from None
         except psycopg.Error as fault:
             self.close()
             raise SinkUnavailable(
@@ -217,6 +219,9 @@ class SqliteRows:
         with self._faults():
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.executescript(SQLITE)
+            columns = self._connection.execute("PRAGMA table_info(processor_outbox)")
+            if "traceparent" not in {column[1] for column in columns}:  # Made earlier.
+                self._connection.execute("ALTER TABLE processor_outbox ADD COLUMN traceparent TEXT")
 
     def slots(self) -> list[int]:
         """Name the slots with rows."""
@@ -290,6 +295,8 @@ class SqliteRows:
                 self._connection.execute("ROLLBACK")
             if "no such table" in str(fault):
                 raise _no_table() from None
+            if "no such column" in str(fault):
+                raise _old_table(str(fault)) from None
             raise SinkUnavailable(f"the outbox {self._path} does not answer: {fault}") from fault
 
 
@@ -314,5 +321,12 @@ def _others(held: Sequence[Name], place: str) -> tuple[str, list[Any]]:
 def _no_table() -> UsageError:
     return UsageError(
         "there is no table processor_outbox in this database",
+        hint="run `processor outbox create`, or `processor outbox sql` for your migrations",
+    )
+
+
+def _old_table(why: str) -> UsageError:
+    return UsageError(
+        f"the table processor_outbox is of an earlier version: {why.splitlines()[0]}",
         hint="run `processor outbox create`, or `processor outbox sql` for your migrations",
     )

@@ -15,6 +15,7 @@ from processor.outbox.relay import Relay
 from processor.outbox.rows import Backlog, open_rows
 from processor.settings import Settings
 from processor.stopping import end_in_time
+from processor.tracing import flush, log_fields_of, tracing_of
 
 LOOP_SECONDS_MAX = 60.0
 READY_SECONDS_MAX = 30.0  # Without an acknowledgement while rows are sent, or without a database.
@@ -24,7 +25,8 @@ def serve(
     settings: Settings, url: str, *, once: bool, poll_seconds: float, metrics_port: int | None
 ) -> None:
     """Relay until a signal; a second one ends the process at once."""
-    configure_logging(settings.log, secrets=settings.secrets())
+    tracing = tracing_of(settings, service="processor-outbox-relay")
+    configure_logging(settings.log, secrets=settings.secrets(), more=log_fields_of(tracing))
     registry = CollectorRegistry()
     relayed = Counter("processor_outbox_relayed_total", "Jobs brought to Kafka.", ("topic",),
                       registry=registry)  # fmt: skip
@@ -44,6 +46,7 @@ def serve(
         relayed=lambda topic, count: relayed.labels(topic).inc(count),
         backlog=tell,
         poll_seconds=poll_seconds,
+        tracing=tracing,
     )
 
     end_in_time(relay.stop, seconds=settings.worker.shutdown_seconds)
@@ -59,6 +62,7 @@ def serve(
     finally:
         if server is not None:
             server.stop()
+        flush()
     logger.info("relay stopped")
 
 

@@ -28,8 +28,10 @@ CREATE TABLE IF NOT EXISTS processor_outbox (
     source TEXT NOT NULL,
     slot SMALLINT NOT NULL,
     xid XID8 NOT NULL DEFAULT pg_current_xact_id(),
-    created_at TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp()
+    created_at TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp(),
+    traceparent TEXT
 );
+ALTER TABLE processor_outbox ADD COLUMN IF NOT EXISTS traceparent TEXT;
 CREATE INDEX IF NOT EXISTS processor_outbox_slot ON processor_outbox (slot, number);
 CREATE OR REPLACE FUNCTION processor_outbox_tell() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -54,16 +56,11 @@ CREATE TABLE IF NOT EXISTS processor_outbox (
     claim BLOB,
     source TEXT NOT NULL,
     slot INTEGER NOT NULL,
-    created_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
+    created_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
+    traceparent TEXT
 );
 CREATE INDEX IF NOT EXISTS processor_outbox_slot ON processor_outbox (slot, number);
 """
-
-WRITTEN = (
-    "id", "aggregatetype", "aggregateid", "type", "payload", "idempotency_key", "not_before",
-    "deadline", "claim", "source", "slot",
-)  # fmt: skip
-
 
 # What is held back: a key of a topic, a row without a key (by its number), or a topic (None).
 Name = tuple[str, str | int | None]
@@ -83,6 +80,7 @@ class Row(NamedTuple):
     deadline: int | None
     claim: bytes | None
     source: str
+    traceparent: str | None  # The trace that it was written in, if it was traced.
     created_at: str  # ISO 8601.
 
     @property

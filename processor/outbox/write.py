@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from processor.adapters.registry import Registry
 from processor.contracts import headers
@@ -18,11 +18,13 @@ from processor.contracts.schemas import SchemaSet
 from processor.contracts.topics import TopicSet
 from processor.engine.submit import NewJob, Way, outgoing, way_of
 from processor.errors import UsageError
-from processor.outbox.table import WRITTEN, slot_of
+from processor.outbox.table import slot_of
 from processor.reached import ReachedClaims
 from processor.settings import Settings, load_settings
+from processor.tracing import tracing_of
 
-_COLUMNS = ", ".join(WRITTEN)
+if TYPE_CHECKING:
+    from processor.adapters.tracing import Send
 
 
 class Contracts:
@@ -37,10 +39,11 @@ class Contracts:
         self._topics = TopicSet.load(topic_directories(self.settings), self._schemas)
         self._registry = Registry(self.settings.registry)
         self._ways: dict[str, Way] = {}
+        self.tracing = tracing_of(self.settings, service="processor")
         store = self.settings.claims.store
         self.claims: ClaimStore | None = None
         if store is not None:
-            self.claims = ReachedClaims(self.settings, store)
+            self.claims = ReachedClaims(self.settings, store, tracing=self.tracing)
 
     def way(self, job_type: str) -> Way:
         """Find how jobs of a type are written."""
@@ -91,31 +94,44 @@ class Outbox:
         StoreUnavailable leave nothing in the outbox. `not_before` and `deadline` are seconds since
         the epoch.
         """
+        job = NewJob(job_type, payload, key, idempotency_key, job_id, not_before, deadline)
+        way = self._contracts.way(job_type)
+        tracing = self._contracts.tracing
+        if tracing is None:
+            return self._write(job, way)
+        with tracing.send(way.topic, operation="create").making() as span:
+            return self._write(job, way, span)
+
+    def _write(self, job: NewJob, way: Way, span: Send | None = None) -> str:
         from processor.client import new_job_id
 
-        way = self._contracts.way(job_type)
         job_id, record = outgoing(
-            NewJob(job_type, payload, key, idempotency_key, job_id, not_before, deadline),
+            job,
             way,
             claims=self._contracts.claims,
             source=self._source,
             now=time.time(),
             new_id=new_job_id,
         )
+        traced: dict[str, Any] = {}  # A table of an earlier version has no such column.
+        if span is not None:
+            record = span.carried_by(record, job_id=job_id, job_type=job.job_type)
+            traced["traceparent"] = span.traceparent
         written = dict(record.headers)
         self._insert(
             {
                 "id": job_id,
                 "aggregatetype": way.topic,
-                "aggregateid": key,
-                "type": job_type,
+                "aggregateid": job.key,
+                "type": job.job_type,
                 "payload": record.value,
-                "idempotency_key": idempotency_key,
+                "idempotency_key": job.idempotency_key,
                 "not_before": _whole(written.get(headers.NOT_BEFORE)),
                 "deadline": _whole(written.get(headers.DEADLINE)),
                 "claim": written.get(headers.CLAIM),
                 "source": self._source,
-                "slot": slot_of(way.topic, key, job_id),
+                "slot": slot_of(way.topic, job.key, job_id),
+                **traced,
             }
         )
         return job_id
@@ -167,7 +183,7 @@ def _insert_sqlite(connection: sqlite3.Connection, row: dict[str, Any]) -> None:
         raise _no_transaction("begin one first, with BEGIN")
     places = ", ".join("?" * len(row))
     connection.execute(
-        f"INSERT INTO processor_outbox ({_COLUMNS}) VALUES ({places})",  # noqa: S608 - our names.
+        f"INSERT INTO processor_outbox ({', '.join(row)}) VALUES ({places})",  # noqa: S608 - our names.
         list(row.values()),
     )
 
@@ -177,7 +193,7 @@ def _insert_psycopg(connection: Any, row: dict[str, Any]) -> None:
         raise _no_transaction("begin one first, with `with connection.transaction():`")
     places = ", ".join(["%s"] * len(row))
     connection.execute(
-        f"INSERT INTO processor_outbox ({_COLUMNS}) VALUES ({places})",  # noqa: S608 - our names.
+        f"INSERT INTO processor_outbox ({', '.join(row)}) VALUES ({places})",  # noqa: S608 - our names.
         list(row.values()),
     )
 
@@ -189,7 +205,7 @@ def _insert_sqlalchemy(connection: Any, row: dict[str, Any]) -> None:
         raise _no_transaction("give one whose isolation level is not AUTOCOMMIT")
     places = ", ".join(f":{name}" for name in row)
     connection.execute(
-        text(f"INSERT INTO processor_outbox ({_COLUMNS}) VALUES ({places})"),  # noqa: S608
+        text(f"INSERT INTO processor_outbox ({', '.join(row)}) VALUES ({places})"),  # noqa: S608
         row,
     )
 

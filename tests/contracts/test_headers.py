@@ -21,6 +21,7 @@ from processor.model import Failure, Headers, Hop, JobHeaders, Position, Record
 
 ORIGIN = Position("t", 3, 41)
 HOP = Hop(ORIGIN, 1_700_000_000_000)
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 FULL = Hop(
     origin=ORIGIN,
     origin_timestamp_ms=1_700_000_000_000,
@@ -33,6 +34,7 @@ FULL = Hop(
     fingerprint="a1b2c3d4e5f6",
     epoch=7,
     copy="7-3",
+    trace=TRACEPARENT,
 )
 
 
@@ -131,7 +133,6 @@ def test_ids_at_their_bounds_are_taken(name: str, size: int):
             [("idempotency-key", "a\x85".encode())],
             "header `idempotency-key` has control characters",
         ),
-        ([("traceparent", b"\xff")], "header `traceparent` is not UTF-8"),
         ([("deadline", b"soon")], "header `deadline` is no whole number of at most 18 digits"),
         ([("deadline", b"-1")], "header `deadline` is no whole number of at most 18 digits"),
         ([("deadline", b"1.5")], "header `deadline` is no whole number of at most 18 digits"),
@@ -148,9 +149,18 @@ def test_malformed_header_is_named(written: Headers, message: str):
 
 
 def test_malformed_header_that_nothing_acts_on_is_let_pass():
-    written = [("x-mine", b"\xff"), ("ce_subject", b"\xff"), ("ce_id", b"x")]
+    written = [("x-mine", b"\xff"), ("traceparent", b"\xff"), ("ce_id", b"x")]
 
     assert read_job(record_of(written), HOP).job_id == "x"
+
+
+def test_trace_context_is_read_and_what_cannot_be_one_is_left_out():
+    whole = [("traceparent", TRACEPARENT.encode()), ("tracestate", b"a=1"), ("ce_id", b"x")]
+
+    assert headers.read_trace(whole) == {"traceparent": TRACEPARENT, "tracestate": "a=1"}
+    for value in (b"", b"\xff", b"a\n", b"0" * 513, None):
+        written: Headers = [("traceparent", value)]  # type: ignore[list-item]
+        assert headers.read_trace(written) == {}
 
 
 # Ours: the way so far.
@@ -167,8 +177,23 @@ def test_smallest_way_is_read_as_it_was_written():
     assert read_hop(record_of(write_hop([], hop))) == hop
 
 
+@pytest.mark.parametrize("value", [b"", b"\xff", b"a\n", b"0" * 513])
+def test_trace_of_a_way_that_cannot_be_one_tells_nothing(value: bytes):
+    written = [(name, value if name == headers.HOP_TRACE else was) for name, was in
+               write_hop([], FULL)]  # fmt: skip
+
+    assert read_hop(record_of(written)) == FULL._replace(trace=None)
+
+
+def test_failure_keeps_the_trace_that_a_worker_without_tracing_knows_nothing_of():
+    failed = Failure("OSError", "no answer", permanent=False)
+
+    assert FULL.after(failed, attempt=3, now_ms=1).trace == TRACEPARENT
+
+
 def test_original_headers_are_untouched_and_ours_are_replaced():
-    own: Headers = [("ce_id", b"x"), ("b", b"\xff\x00"), ("a", b""), ("b", b"again")]
+    own: Headers = [("ce_id", b"x"), ("traceparent", TRACEPARENT.encode()),
+                    ("b", b"\xff\x00"), ("a", b""), ("b", b"again")]  # fmt: skip
 
     once = write_hop(own, FULL)
     twice = write_hop(once, Hop(origin=ORIGIN, origin_timestamp_ms=1, attempt=3, epoch=8))

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +24,8 @@ from processor.engine.replay import in_order, letter_of, replay_end, replayed
 from processor.engine.run import Runner
 from processor.engine.takeover import Rules, Takeover
 from processor.engine.telemetry import Telemetry
+from processor.engine.traced import TracedRunner
+from processor.engine.tracing import Tracing
 from processor.engine.worker import Limits, Worker
 from processor.errors import ContractError
 from processor.model import Headers, Hop, JobStatus, Partition, Record
@@ -215,6 +218,7 @@ class Bench:
         log_type: type[MemoryLog] = MemoryLog,
         pool_of: Callable[[Runner], Any] | None = None,
         join: bool = True,
+        tracing: Tracing | None = None,
         **limits: Any,
     ) -> Member:
         """Make one more worker of the group. It hears what it owns in its first turn."""
@@ -232,7 +236,8 @@ class Bench:
                 linger_seconds=self.linger_seconds,
             )
         }
-        runner = Runner(
+        runs = Runner if tracing is None else partial(TracedRunner, tracing=tracing)
+        runner = runs(
             jobs=self._jobs(),
             decode=self._decode,
             ledger=self.ledger,
@@ -244,8 +249,11 @@ class Bench:
                 clock=self.clock,
                 timeout_seconds=timeout_seconds,
                 bind_log=lambda entry, job, attempt: self.logger,
+                tracing=tracing,
             ),
-            quick=Quick(
+            quick=None
+            if tracing is not None
+            else Quick(
                 jobs=self._jobs(),
                 reading=self._reading,
                 clock=self.clock,

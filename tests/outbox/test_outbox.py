@@ -895,3 +895,17 @@ def test_fifty_transactions_half_rolled_back_and_two_relays_one_killed(
     for jobs in committed.values():
         mine = set(jobs)
         assert [each for each in seen if each in mine] == jobs
+
+
+def test_table_of_an_earlier_version_is_told_of_and_gets_the_column_that_traces_need(url: str):
+    with connected(url) as connection:
+        connection.execute("ALTER TABLE processor_outbox DROP COLUMN traceparent")
+    rows = open_rows(url)
+
+    with pytest.raises(UsageError, match="of an earlier version") as caught:
+        rows.read(0, 1)
+    rows.create()
+
+    assert "processor outbox create" in (caught.value.hint or "")
+    assert rows.read(0, 1) == []
+    rows.close()
