@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient, TopicMetadata
 
+from processor.adapters.logins import CREDENTIALS, logged_in
 from processor.errors import BrokerUnavailable, ProcessorError, UsageError
 from processor.model import Outgoing
 
 REACH_SECONDS = 10.0
 ASK_SECONDS = 2.0  # One question; between two of them a refusal is noticed.
 
-_CREDENTIALS = {KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED}
 _RIGHTS = {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED,
            KafkaError.CLUSTER_AUTHORIZATION_FAILED}  # fmt: skip
 _UNKNOWN = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC,
@@ -39,7 +39,7 @@ class Heard:
 
     def __call__(self, error: KafkaError) -> None:
         """Keep it; "all brokers down" only where nothing says why."""
-        if error.code() in _CREDENTIALS:
+        if error.code() in CREDENTIALS:
             self.refusal = error
         if error.code() != KafkaError._ALL_BROKERS_DOWN or self.latest is None:
             self.latest = error
@@ -56,7 +56,7 @@ class Heard:
 def made(kind: type[_Client], settings: Mapping[str, Any]) -> _Client:
     """Make a client; UsageError when it does not know a setting or its value."""
     try:
-        return kind(dict(settings))
+        return logged_in(kind, settings)
     except KafkaException as fault:
         raise UsageError(
             f"the [kafka] settings do not fit: {kafka_error(fault).str()}",
@@ -113,7 +113,7 @@ def fault_of(error: KafkaError, settings: Mapping[str, Any], what: str) -> Proce
     """Turn a Kafka error into ours. `what` was being done."""
     servers = servers_of(settings)
     code = error.code()
-    if code in _CREDENTIALS:
+    if code in CREDENTIALS:
         return UsageError(
             f"Kafka at {servers} refuses the credentials: {error.str()}",
             hint="check security.protocol, sasl.* and ssl.* in [kafka]",
