@@ -26,6 +26,7 @@ OTHER_VARIABLES = {
     "PROCESSOR_DEV_DIR": "`processor dev --dir`",
     "PROCESSOR_DEV_BROKERS": "`processor dev up --brokers`",
     "PROCESSOR_DEV_FIXED_PORTS": "`processor dev up --fixed-ports`",
+    "PROCESSOR_DEV_SECURE": "`processor dev up --secure`",
 }
 
 # Kubernetes adds these for a Service called `processor` or `processor-…`; nobody chose them.
