@@ -21,6 +21,7 @@ from processor.adapters.broker import (
     made,
     produce,
     servers_of,
+    to_write,
     topics_found,
 )
 from processor.adapters.kafka_settings import client_id, producer_settings
@@ -319,15 +320,20 @@ class Client:
     def _poll(self) -> None:
         assert self._producer is not None
         while not self._ended.is_set():
-            self._producer.poll(0.1)
+            try:
+                self._producer.poll(0.1)
+            except KafkaException as fault:  # It has ended for good; what it was given is answered.
+                self._heard.fatal = kafka_error(fault)
 
     def _check_open(self) -> None:
         if self._closed.is_set():
             raise UsageError("this Client is closed, or about to be: it takes no more jobs")
 
     def _fault(self, error: KafkaError, topic: str) -> ProcessorError:
+        error = self._heard.fatal or error
         if error.code() not in _UNANSWERED:
-            return fault_of(error, self.settings.kafka, f"submitting to `{topic}`")
+            what, need = f"submitting to `{topic}`", to_write(topic)
+            return fault_of(error, self.settings.kafka, what, need=need)
         if self._heard.refusal is not None:
             return fault_of(self._heard.refusal, self.settings.kafka, "submit")
         behind = self._heard.latest

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from processor.adapters.broker import fault_of, made, produce
+from processor.adapters.broker import fault_of, kafka_error, made, produce, to_write
 from processor.adapters.kafka_settings import client_id, producer_settings
 from processor.contracts.topics import Topic
 from processor.dead import fetched
@@ -141,9 +141,13 @@ class Revival:
     def _await(self, unacknowledged_max: int) -> None:
         until = time.monotonic() + ACKNOWLEDGED_SECONDS
         while self._unacknowledged > unacknowledged_max:
-            self._producer.poll(0.05)
+            try:
+                self._producer.poll(0.05)
+            except KafkaException as fault:  # The client has ended: it may write to no topic.
+                self._failed.insert(0, kafka_error(fault))
             if self._failed:
-                raise fault_of(self._failed[0], self._settings.kafka, "replay")
+                need = to_write(self._topic.name)
+                raise fault_of(self._failed[0], self._settings.kafka, "replay", need=need)
             if time.monotonic() > until:
                 raise BrokerUnavailable(
                     f"Kafka has not acknowledged a replay within {ACKNOWLEDGED_SECONDS:.0f} s",
