@@ -175,7 +175,7 @@ def fault_of(
         # Its own words may hold a whole request; those of its code say enough.
         return UsageError(
             f"Kafka at {servers} does not allow {principal_of(settings)} {need or 'it'} ({what}):"
-            f" {error.str() if error.fatal() else KafkaError(code).str()}",
+            f" {KafkaError(code).str() if code in _RIGHTS else error.str()}",
             hint=RIGHTS_HINT,
         )
     if code in _UNKNOWN:

@@ -276,11 +276,14 @@ def test_worker_does_not_start_without_any_single_right(worked: Mail) -> None:
     assert len(rights) == 6
 
 
-@pytest.mark.parametrize(("operation", "suffix"), [("Write", ".retry.1"), ("Read", "")])
+@pytest.mark.parametrize(
+    ("operation", "resource", "name"),
+    [("Write", "topic", "{}.mail.retry.1"), ("Read", "topic", "{}.mail"), ("Read", "group", "{}")],
+)
 def test_worker_that_loses_a_right_ends_and_names_it(
-    operation: str, suffix: str, worked: Mail
+    operation: str, resource: str, name: str, worked: Mail
 ) -> None:
-    lost = Acl("User:worker", operation, "topic", worked.topic + suffix)
+    lost = Acl("User:worker", operation, resource, name.format(worked.name))
     worker = worked.start_worker()
     worker.wait_for("partition taken over", count=3)
 
