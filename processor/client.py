@@ -23,6 +23,7 @@ from processor.adapters.broker import (
     servers_of,
     to_write,
     topics_found,
+    why_ended,
 )
 from processor.adapters.kafka_settings import client_id, producer_settings
 from processor.adapters.registry import Registry
@@ -235,7 +236,8 @@ class Client:
             except BufferError:
                 return False
             except KafkaException as fault:
-                raise self._fault(kafka_error(fault), record.topic) from None
+                error = why_ended(self._started(), kafka_error(fault))
+                raise self._fault(error, record.topic) from None
         return True
 
     def submit_many(self, jobs: Iterable[NewJob]) -> Iterator[Accepted | Refused]:

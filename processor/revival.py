@@ -14,7 +14,14 @@ from typing import Literal
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from processor.adapters.broker import fault_of, kafka_error, made, produce, to_write
+from processor.adapters.broker import (
+    fault_of,
+    kafka_error,
+    made,
+    produce,
+    to_write,
+    why_ended,
+)
 from processor.adapters.kafka_settings import client_id, producer_settings
 from processor.contracts.topics import Topic
 from processor.dead import fetched
@@ -22,7 +29,7 @@ from processor.dead_plan import Key, Plan, Unit
 from processor.engine.operations import Action, ClosedKey, OperatorLedger, PurgedJob
 from processor.engine.ports import row_among
 from processor.engine.replay import Letter, replay_end, replayed
-from processor.errors import BrokerUnavailable
+from processor.errors import BrokerUnavailable, ProcessorError
 from processor.model import Outgoing
 from processor.settings import Settings
 
@@ -135,8 +142,15 @@ class Revival:
                 self._failed.append(error)
 
         self._await(UNACKNOWLEDGED_MAX)
-        produce(self._producer, outgoing, answered)
+        try:
+            produce(self._producer, outgoing, answered)
+        except KafkaException as fault:
+            raise self._refused(why_ended(self._producer, kafka_error(fault))) from None
         self._unacknowledged += 1
+
+    def _refused(self, error: KafkaError) -> ProcessorError:
+        need = to_write(self._topic.name)
+        return fault_of(error, self._settings.kafka, "replay", need=need)
 
     def _await(self, unacknowledged_max: int) -> None:
         until = time.monotonic() + ACKNOWLEDGED_SECONDS
@@ -144,10 +158,9 @@ class Revival:
             try:
                 self._producer.poll(0.05)
             except KafkaException as fault:  # The client has ended: it may write to no topic.
-                self._failed.insert(0, kafka_error(fault))
+                raise self._refused(kafka_error(fault)) from None
             if self._failed:
-                need = to_write(self._topic.name)
-                raise fault_of(self._failed[0], self._settings.kafka, "replay", need=need)
+                raise self._refused(self._failed[0])
             if time.monotonic() > until:
                 raise BrokerUnavailable(
                     f"Kafka has not acknowledged a replay within {ACKNOWLEDGED_SECONDS:.0f} s",

@@ -28,6 +28,7 @@ from processor.adapters.broker import (
     made,
     produce,
     to_write,
+    why_ended,
 )
 from processor.adapters.kafka_settings import client_id, producer_settings
 from processor.errors import BrokerUnavailable
@@ -163,7 +164,7 @@ class Appends:
                 produce(self._client, record, answer)
                 return True
             except KafkaException as fault:
-                self._judge(answers, at, kafka_error(fault))
+                self._judge(answers, at, why_ended(self._client, kafka_error(fault)))
                 return False
             except BufferError:
                 if not waits():

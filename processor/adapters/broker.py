@@ -247,6 +247,16 @@ def produce(producer: Producer, outgoing: Outgoing, answered: Any) -> None:
         )
 
 
+def why_ended(producer: Producer, error: KafkaError) -> KafkaError:
+    """Tell why a producer takes nothing any more: its own answer says only that it has ended."""
+    if error.code() == KafkaError._FATAL:
+        try:
+            producer.poll(0)
+        except KafkaException as fault:
+            return kafka_error(fault)
+    return error
+
+
 def produce_all(
     producer: Producer,
     outgoing: Sequence[Outgoing],
@@ -278,6 +288,8 @@ def produce_all(
                 if time.monotonic() >= until:
                     return None
                 producer.poll(0.05)
+            except KafkaException as refused:
+                raise fault(why_ended(producer, kafka_error(refused)), each.topic) from None
     while len(offsets) < len(outgoing) and time.monotonic() < until:
         producer.poll(0.05)
     if failed:
