@@ -21,7 +21,9 @@ from processor.adapters.broker import (
     made,
     produce,
     servers_of,
+    to_write,
     topics_found,
+    why_ended,
 )
 from processor.adapters.kafka_settings import client_id, producer_settings
 from processor.adapters.registry import Registry
@@ -178,7 +180,8 @@ class Client:
             except BufferError:
                 return False
             except KafkaException as fault:
-                refused = self._fault(kafka_error(fault), record.topic)
+                error = why_ended(self._started(), kafka_error(fault))
+                refused = self._fault(error, record.topic)
                 submission.take(refused)
                 raise refused from None
         self._unpolled += 1
@@ -292,10 +295,9 @@ class Client:
 
     def _poll(self, seconds: float) -> None:
         """Have answers told on this thread: those that have come, or the first within a time."""
-        assert self._producer is not None
         self._unpolled = 0
         self._polled_at = time.monotonic()
-        self._producer.poll(seconds)
+        self._serve(seconds)
 
     def _poll_on(self) -> None:
         """Have answers told where somebody waits for them, or nobody else has them told.
@@ -303,20 +305,28 @@ class Client:
         Whoever submits without a wait polls now and then: two threads that both run Python take
         turns at it for each answer, which costs more than the answer does.
         """
-        assert self._producer is not None
         while not self._ended.is_set():
             if self._wanted.wait(POLL_SECONDS):
-                self._producer.poll(0.1)
+                self._serve(0.1)
             elif time.monotonic() >= self._polled_at + POLL_SECONDS:
-                self._producer.poll(0)
+                self._serve(0)
+
+    def _serve(self, seconds: float) -> None:
+        assert self._producer is not None
+        try:
+            self._producer.poll(seconds)
+        except KafkaException as fault:  # It has ended for good; what it was given is answered.
+            self._heard.fatal = kafka_error(fault)
 
     def _check_open(self) -> None:
         if self._closed.is_set():
             raise UsageError("this Client is closed, or about to be: it takes no more jobs")
 
     def _fault(self, error: KafkaError, topic: str) -> ProcessorError:
+        error = self._heard.fatal or error
         if error.code() not in _UNANSWERED:
-            return fault_of(error, self.settings.kafka, f"submitting to `{topic}`")
+            what, need = f"submitting to `{topic}`", to_write(topic)
+            return fault_of(error, self.settings.kafka, what, need=need)
         if self._heard.refusal is not None:
             return fault_of(self._heard.refusal, self.settings.kafka, "submit")
         behind = self._heard.latest

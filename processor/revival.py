@@ -13,9 +13,16 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from processor.adapters.broker import fault_of, made, produce
+from processor.adapters.broker import (
+    fault_of,
+    kafka_error,
+    made,
+    produce,
+    to_write,
+    why_ended,
+)
 from processor.adapters.kafka_settings import client_id, producer_settings
 from processor.adapters.objects.stores import Objects
 from processor.contracts.claims import ClaimStore, claim_from_header
@@ -25,7 +32,7 @@ from processor.dead_plan import Key, Plan, Unit
 from processor.engine.operations import Action, ClosedKey, OperatorLedger, PurgedJob
 from processor.engine.ports import row_among
 from processor.engine.replay import Letter, replay_end, replayed
-from processor.errors import BrokerUnavailable, ContractError
+from processor.errors import BrokerUnavailable, ContractError, ProcessorError
 from processor.model import Outgoing
 from processor.settings import Settings
 from processor.tracing import flush, tracing_of
@@ -169,15 +176,25 @@ class Revival:
                 self._failed.append(error)
 
         self._await(UNACKNOWLEDGED_MAX)
-        produce(self._producer, outgoing, answered)
+        try:
+            produce(self._producer, outgoing, answered)
+        except KafkaException as fault:
+            raise self._refused(why_ended(self._producer, kafka_error(fault))) from None
         self._unacknowledged += 1
+
+    def _refused(self, error: KafkaError) -> ProcessorError:
+        need = to_write(self._topic.name)
+        return fault_of(error, self._settings.kafka, "replay", need=need)
 
     def _await(self, unacknowledged_max: int) -> None:
         until = time.monotonic() + ACKNOWLEDGED_SECONDS
         while self._unacknowledged > unacknowledged_max:
-            self._producer.poll(0.05)
+            try:
+                self._producer.poll(0.05)
+            except KafkaException as fault:  # The client has ended: it may write to no topic.
+                raise self._refused(kafka_error(fault)) from None
             if self._failed:
-                raise fault_of(self._failed[0], self._settings.kafka, "replay")
+                raise self._refused(self._failed[0])
             if time.monotonic() > until:
                 raise BrokerUnavailable(
                     f"Kafka has not acknowledged a replay within {ACKNOWLEDGED_SECONDS:.0f} s",

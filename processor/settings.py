@@ -27,7 +27,7 @@ from pydantic import (
 from processor.contracts.quantities import size_bytes
 from processor.errors import UsageError
 from processor.kafka_rules import kafka_fault
-from processor.sources import Found, Names, from_environment, from_flags, from_toml
+from processor.sources import Found, FromFile, Names, from_environment, from_flags, from_toml
 
 DEV_STACK_FILE = Path(".processor/dev/settings.toml")
 SETTINGS_FILE = Path("processor.toml")
@@ -81,6 +81,8 @@ Seconds = Annotated[float, BeforeValidator(parse_duration)]
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 HttpUrl = Annotated[str, _url_of("http", "https")]
 StoreUrl = Annotated[str, _url_of("file", "s3")]
+# A secret remembers the file that it was read from.
+Secret = Annotated[SecretStr, BeforeValidator(lambda v: SecretStr(v) if type(v) is FromFile else v)]
 NO_LEDGER = "none"
 
 
@@ -102,17 +104,26 @@ class Section(BaseModel):
 
 
 class RegistrySettings(Section):
-    """Where the schema registry is (Confluent-compatible API)."""
+    """Where the schema registry is (Confluent-compatible API), and how we are known there."""
 
     url: HttpUrl = "http://127.0.0.1:8081"
     username: str | None = None
-    password: SecretStr | None = None
+    password: Secret | None = None
+    token: Secret | None = None  # A bearer token, in place of username and password.
+    ca_location: Path | None = None  # Whom to trust; the system's authorities where it is not set.
+    certificate_location: Path | None = None
+    key_location: Path | None = None
+    key_password: Secret | None = None
     timeout_seconds: Seconds = Field(10.0, gt=0)
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if (self.username is None) != (self.password is None):
             raise ValueError("set both username and password, or neither")
+        if self.token is not None and self.username is not None:
+            raise ValueError("set a token, or username and password, not both")
+        if (self.certificate_location is None) != (self.key_location is None):
+            raise ValueError("set both certificate_location and key_location, or neither")
         return self
 
 

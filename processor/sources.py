@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 Source = Literal["default", "dev stack", "file", "env", "flag"]
 
@@ -26,6 +26,7 @@ OTHER_VARIABLES = {
     "PROCESSOR_DEV_DIR": "`processor dev --dir`",
     "PROCESSOR_DEV_BROKERS": "`processor dev up --brokers`",
     "PROCESSOR_DEV_FIXED_PORTS": "`processor dev up --fixed-ports`",
+    "PROCESSOR_DEV_SECURE": "`processor dev up --secure`",
 }
 
 # Kubernetes adds these for a Service called `processor` or `processor-…`; nobody chose them.
@@ -38,6 +39,26 @@ _FILE_SETTINGS = {
     "kafka.sasl.oauthbearer.assertion.private.key.file",
     "kafka.sasl.oauthbearer.assertion.jwt.template.file",
 }
+
+
+class FromFile(str):
+    """A value that stood in a file when the settings were read; another may stand there now."""
+
+    path: Path
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a file; its last newline is dropped. Raises OSError or UnicodeDecodeError."""
+        value = cls(path.read_text(encoding="utf-8").rstrip("\r\n"))
+        value.path = path
+        return value
+
+    def again(self) -> FromFile:
+        """Read the file again; what it held before where that cannot be, as while it is written."""
+        try:
+            return FromFile.read(self.path) or self
+        except (OSError, UnicodeDecodeError):
+            return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +134,7 @@ def from_environment(environ: Mapping[str, str], names: Names) -> tuple[list[Fou
         value = environ[variable]
         if _from_file(variable, name):
             try:
-                value = Path(value).read_text(encoding="utf-8").rstrip("\r\n")
+                value = FromFile.read(Path(value).absolute())
             except (OSError, UnicodeDecodeError) as fault:
                 faults.append(f"{variable}: {value} cannot be read: {_reason(fault)}")
                 continue

@@ -38,6 +38,11 @@ KAFKA = """\
 # What a setting may be that has no default: a line of a template needs a value.
 EXAMPLES = {
     "tracing.sample_ratio": 0.1,
+    "registry.token": "better in PROCESSOR_REGISTRY_TOKEN_FILE",
+    "registry.ca_location": "/etc/ssl/registry-ca.pem",
+    "registry.certificate_location": "/etc/processor/registry.pem",
+    "registry.key_location": "/etc/processor/registry-key.pem",
+    "registry.key_password": "better in PROCESSOR_REGISTRY_KEY_PASSWORD_FILE",
     "schemas_dir": "schemas",
     "topics_dir": "topics",
     "registry.username": "billing",

@@ -28,13 +28,14 @@ def test_template_changes_nothing_as_it_is():
 def test_template_without_its_marks_sets_everything(tmp_path: Path):
     text = reference.TEMPLATE.read_text(encoding="utf-8")
     file = tmp_path / "processor.toml"
-    file.write_text(re.sub(r'^#(?=[a-z"])', "", text, flags=re.MULTILINE))
+    # A token stands in place of username and password.
+    file.write_text(re.sub(r'^#(?=[a-z"])(?!token )', "", text, flags=re.MULTILINE))
 
     values = load_settings(file=file, environ={}).values()
 
     defaults = Settings().values()
     assert set(defaults) <= set(values)
     unset = [name for name, value in values.items() if value is None]
-    assert unset == []
+    assert unset == ["registry.token"]
     kept = {name: value for name, value in values.items() if defaults.get(name) is not None}
     assert kept == {name: value for name, value in defaults.items() if value is not None}

@@ -24,8 +24,11 @@ from processor.adapters.broker import (
     fault_of,
     fault_while_serving,
     kafka_error,
+    lacks_right,
     made,
     produce,
+    to_write,
+    why_ended,
 )
 from processor.adapters.kafka_settings import client_id, producer_settings
 from processor.errors import BrokerUnavailable
@@ -122,9 +125,17 @@ class Appends:
             if len(answers.acknowledged) < len(records):
                 self.close()
         if not answers.acknowledged and not answers.refused and ended is not None:
-            fault = fault_while_serving(ended, self._kafka, self._role)
+            need = to_write(records[0].topic)
+            fault = fault_while_serving(ended, self._kafka, self._role, need=need)
             raise BrokerUnavailable(fault.message, hint=fault.hint)
         return answers
+
+    def told(self, error: KafkaError, topic: str) -> str:
+        """Say why a topic takes no records, and what to do."""
+        if not lacks_right(error):
+            return error.str()
+        fault = fault_of(error, self._kafka, self._role, need=to_write(topic))
+        return f"{fault.message}; hint: {fault.hint}"
 
     def why(self) -> str:
         """What the brokers, or the way to them, said last."""
@@ -153,7 +164,7 @@ class Appends:
                 produce(self._client, record, answer)
                 return True
             except KafkaException as fault:
-                self._judge(answers, at, kafka_error(fault))
+                self._judge(answers, at, why_ended(self._client, kafka_error(fault)))
                 return False
             except BufferError:
                 if not waits():

@@ -8,7 +8,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
-from processor.adapters.broker import fault_of, kafka_error, made
+from processor.adapters.broker import Need, fault_of, kafka_error, made
 from processor.adapters.kafka_settings import client_id, consumer_settings
 from processor.model import Partition
 
@@ -27,7 +27,9 @@ def owners_of(settings: Mapping[str, Any], group: str) -> dict[Partition, str]:
     except KafkaException as fault:
         if kafka_error(fault).code() == KafkaError.GROUP_ID_NOT_FOUND:
             return {}  # Nobody has ever joined it.
-        raise fault_of(kafka_error(fault), settings, f"describe group {group}") from fault
+        need = Need("Describe", "group", group)
+        what = f"describe group {group}"
+        raise fault_of(kafka_error(fault), settings, what, need=need) from fault
     return {
         Partition(each.topic, each.partition): f"{member.client_id} at {member.host}"
         for member in found.members

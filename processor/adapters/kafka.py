@@ -25,12 +25,18 @@ from confluent_kafka import (
 
 from processor.adapters.broker import (
     Heard,
+    Need,
     fault_of,
     fault_while_serving,
     kafka_error,
+    lacks_right,
     made,
     produce,
+    produce_all,
     servers_of,
+    to_describe,
+    to_read,
+    to_write,
 )
 from processor.adapters.kafka_ends import Ends
 from processor.adapters.kafka_scan import scan
@@ -51,9 +57,11 @@ class KafkaLog:
 
     def __init__(self, settings: Mapping[str, Any], *, group: str, name: str) -> None:
         self._settings = dict(settings)
+        self._group = group
         self._cooperative = True
         self._deliveries: list[Delivery] = []
         self._client_error: KafkaError | None = None
+        self._append_refused: ProcessorError | None = None  # For want of a right.
         self._heard = Heard()
         self._full_until: float | None = None  # No longer is a full buffer waited for.
         self._told: dict[int, float] = {}  # Error code -> when it was logged (monotonic seconds).
@@ -87,8 +95,10 @@ class KafkaLog:
             self._told[error.code()] = now
             _LOGGER.warning("the Kafka client has trouble: %s", error.str())
 
-    def _fault(self, error: KafkaError, what: str) -> ProcessorError:
-        return fault_while_serving(error, self._settings, what)
+    def _fault(self, error: KafkaError, what: str, need: Need) -> ProcessorError:
+        if error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+            need = Need("Read", "group", self._group)
+        return fault_while_serving(error, self._settings, what, need=need)
 
     def subscribe(self, topics: Sequence[str], rebalance: Rebalance) -> None:
         """Join the group for these main topics."""
@@ -122,6 +132,8 @@ class KafkaLog:
         if self._client_error is not None:
             error, self._client_error = self._client_error, None
             raise fault_of(error, self._settings, "client")
+        if self._append_refused is not None:
+            raise self._append_refused
         if self._rejoin.waiting and not self._joins_again(timeout_seconds):
             return []
         first = self._consumer.poll(timeout_seconds)
@@ -165,7 +177,9 @@ class KafkaLog:
                 f"log: {error.str()}",
                 hint="records expired unread; see worker.when_offset_lost",
             )
-        fault = self._fault(error, f"reading {message.topic()}")
+        topic = message.topic()  # None: it is the group's.
+        what = f"working as a member of `{self._group}`" if topic is None else f"reading {topic}"
+        fault = self._fault(error, what, to_read(topic))
         if isinstance(fault, UsageError):
             raise fault
         # Else the client goes on by itself; a partition without progress is reported.
@@ -200,14 +214,15 @@ class KafkaLog:
     def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Committed]:
         """Ask the group's coordinator."""
         asked = [TopicPartition(topic, number) for topic, number in partitions]
+        group = Need("Read", "group", self._group)
         try:
             answers = self._consumer.committed(asked, timeout=CALL_SECONDS)
         except KafkaException as fault:
-            raise self._fault(kafka_error(fault), "committed offsets") from fault
+            raise self._fault(kafka_error(fault), "committed offsets", group) from fault
         found = {}
         for answer in answers:
             if answer.error is not None:
-                raise self._fault(answer.error, "committed offsets")
+                raise self._fault(answer.error, "committed offsets", to_describe(answer.topic))
             offset = None if answer.offset == OFFSET_INVALID else answer.offset
             partition = Partition(answer.topic, answer.partition)
             found[partition] = Committed(offset, answer.metadata or "")
@@ -225,7 +240,7 @@ class KafkaLog:
                 )
             except KafkaException as fault:
                 what = f"bounds of {topic}[{number}]"
-                raise self._fault(kafka_error(fault), what) from fault
+                raise self._fault(kafka_error(fault), what, to_describe(topic)) from fault
             if answer is None:
                 raise BrokerUnavailable(
                     f"Kafka at {servers_of(self._settings)} did not tell the bounds of "
@@ -297,21 +312,25 @@ class KafkaLog:
         try:
             answers = self._consumer.commit(offsets=given, asynchronous=False)
         except KafkaException as fault:
-            raise self._commit_fault(kafka_error(fault)) from fault
+            # Of several topics it names none: those that may not be read are told by their answers.
+            names = ", ".join(sorted({topic for topic, _ in offsets}))
+            raise self._commit_fault(kafka_error(fault), names) from fault
         for answer in answers or []:
             if answer.error is not None:
-                raise self._commit_fault(answer.error)
+                raise self._commit_fault(answer.error, answer.topic)
 
-    def _commit_fault(self, error: KafkaError) -> ProcessorError:
+    def _commit_fault(self, error: KafkaError, topic: str) -> ProcessorError:
         if error.code() in COMMIT_REFUSED:
             return CommitRefused(f"the coordinator refused the commit: {error.str()}")
-        return self._fault(error, "commit")
+        return self._fault(error, "commit", to_read(topic))
 
     def send(self, outgoing: Outgoing, token: Any) -> None:
         """Append; while the client's buffer is full, wait for room, but not for each one anew."""
 
         def answered(error: KafkaError | None, message: Message) -> None:
             text = None if error is None else error.str()
+            if error is not None and lacks_right(error):
+                self._append_refused = self._fault(error, "append", to_write(outgoing.topic))
             self._deliveries.append(Delivery(token, message.offset() or 0, text))
 
         while True:
@@ -332,34 +351,15 @@ class KafkaLog:
 
     def append(self, outgoing: Sequence[Outgoing]) -> list[int]:
         """Append and wait for every answer."""
-        offsets: dict[int, int] = {}
-        failed: list[KafkaError] = []
-
-        def answering(number: int) -> Any:
-            def answered(error: KafkaError | None, message: Message) -> None:
-                if error is not None:
-                    failed.append(error)
-                offsets[number] = message.offset() or 0
-
-            return answered
-
-        until = time.monotonic() + CALL_SECONDS
-        for number, each in enumerate(outgoing):
-            while True:
-                try:
-                    produce(self._producer, each, answering(number))
-                    break
-                except BufferError:  # Full of copies that are not answered yet.
-                    if time.monotonic() >= until:
-                        raise self._unanswered() from None
-                    self._producer.poll(0.05)
-        while len(offsets) < len(outgoing) and time.monotonic() < until:
-            self._producer.poll(0.05)
-        if failed:
-            raise self._fault(failed[0], "append")
-        if len(offsets) < len(outgoing):
+        offsets = produce_all(
+            self._producer,
+            outgoing,
+            until=time.monotonic() + CALL_SECONDS,
+            fault=lambda error, topic: self._fault(error, "append", to_write(topic)),
+        )
+        if offsets is None:
             raise self._unanswered()
-        return [offsets[number] for number in range(len(outgoing))]
+        return offsets
 
     def _unanswered(self) -> BrokerUnavailable:
         return BrokerUnavailable(
@@ -369,7 +369,7 @@ class KafkaLog:
 
     def scan(self, ranges: Mapping[Partition, tuple[int, int]]) -> Iterator[Record]:
         """Read with a consumer of its own, outside the group's assignment."""
-        return scan(self._settings, ranges, CALL_SECONDS)
+        return scan(self._settings, ranges, CALL_SECONDS, group=self._group)
 
     def deliveries(self) -> list[Delivery]:
         """Take the answers that have come."""

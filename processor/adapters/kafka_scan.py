@@ -10,7 +10,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
-from processor.adapters.broker import fault_while_serving, made, servers_of
+from processor.adapters.broker import fault_while_serving, made, servers_of, to_read
 from processor.adapters.kafka_settings import scanner_settings
 from processor.errors import BrokerUnavailable
 from processor.model import Partition, Record, record_of
@@ -20,11 +20,18 @@ COLLECT_AFTER = 100_000  # Objects made and not freed.
 
 
 def scan(
-    settings: Mapping[str, Any], ranges: Mapping[Partition, tuple[int, int]], seconds_max: float
+    settings: Mapping[str, Any],
+    ranges: Mapping[Partition, tuple[int, int]],
+    seconds_max: float,
+    *,
+    group: str,
 ) -> Iterator[Record]:
-    """Read each partition from an offset to before another; so long may pass without a record."""
+    """Read each partition from an offset to before another; so long may pass without a record.
+
+    The group is only named, for the client asks who coordinates it: nothing joins or commits.
+    """
     left = {each: end for each, (start, end) in ranges.items() if start < end}
-    scanner = made(Consumer, scanner_settings(settings))
+    scanner = made(Consumer, scanner_settings(settings, group))
     with contextlib.closing(scanner), _collecting_seldom():
         given = [TopicPartition(*each, ranges[each][0]) for each in left]
         scanner.assign(given)
@@ -35,7 +42,8 @@ def scan(
                 if (error := message.error()) is not None:
                     if error.code() != KafkaError._PARTITION_EOF:
                         where = Partition(message.topic() or "", message.partition() or 0)
-                        raise fault_while_serving(error, settings, f"scanning {where}")
+                        need = to_read(message.topic())
+                        raise fault_while_serving(error, settings, f"scanning {where}", need=need)
                     continue
                 record = record_of(message)
                 if record.offset < left.get(Partition(record.topic, record.partition), 0):

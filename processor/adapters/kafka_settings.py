@@ -66,9 +66,9 @@ def consumer_settings(settings: Mapping[str, Any], group: str, client_id: str) -
     return made
 
 
-def scanner_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What a consumer is made with that reads tiers at a takeover: much at once, no group."""
-    scanned = consumer_settings(settings, f"processor-scanner-{os.getpid()}", client_id("scanner"))
+def scanner_settings(settings: Mapping[str, Any], group: str) -> dict[str, Any]:
+    """What a consumer is made with that reads tiers at a takeover: much at once, no member."""
+    scanned = consumer_settings(settings, group, client_id("scanner"))
     for only_members in ("group.protocol", "group.instance.id"):
         scanned.pop(only_members, None)
     return {

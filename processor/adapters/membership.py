@@ -15,7 +15,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError
 
-from processor.adapters.broker import servers_of
+from processor.adapters.broker import Need, fault_of, lacks_right, servers_of
 from processor.errors import ProcessorError, UsageError
 
 REJOIN_SECONDS = (1.0, 2.0, 4.0, 8.0)  # The last again and again.
@@ -85,6 +85,9 @@ def end_of(error: KafkaError, settings: Mapping[str, Any], rejoin: Rejoin) -> Pr
             " this worker's kafka.group.instance.id: the partitions are its own now",
             hint="give every worker an id of its own; jobs that ran here are run again there",
         )
+    if lacks_right(error):
+        need = Need("Read", "group", rejoin.group)
+        return fault_of(error, settings, "working as a member", need=need)
     return ProcessorError(
         f"the client of Kafka at {servers_of(settings)} has ended for good: {text}",
         hint="start the worker again",

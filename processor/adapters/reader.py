@@ -11,11 +11,16 @@ from typing import Any, Self
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from processor.adapters.broker import (
+    ASK_SECONDS,
     Heard,
+    Need,
     fault_of,
     kafka_error,
+    knows_no_topic,
     made,
     servers_of,
+    to_describe,
+    to_read,
     topics_found,
 )
 from processor.adapters.kafka_settings import client_id, consumer_settings
@@ -23,10 +28,13 @@ from processor.errors import BrokerUnavailable, ProcessorError, UsageError
 from processor.model import Partition, Record, record_of
 
 CALL_SECONDS = 10.0
-MOVING = (
+# What a group's coordinator is asked again after.
+SOON = (
     KafkaError.NOT_COORDINATOR,
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError._TIMED_OUT,
+    KafkaError._WAIT_COORD,
 )
 
 
@@ -35,11 +43,15 @@ class TopicReader:
 
     def __init__(self, settings: Mapping[str, Any], *, group: str | None = None) -> None:
         self._settings = settings
+        self._group = group
         self._heard = Heard()
         name = f"processor-reader-{uuid.uuid4()}" if group is None else group
         mine = consumer_settings(settings, name, client_id("reader"))
         for only_members in ("group.protocol", "group.instance.id"):
             mine.pop(only_members, None)
+        self._of_no_matter = {KafkaError._PARTITION_EOF}
+        if group is None:  # The client asks who coordinates it all the same; no right is needed.
+            self._of_no_matter.add(KafkaError.GROUP_AUTHORIZATION_FAILED)
         mine |= {"enable.partition.eof": True, "error_cb": self._heard}
         self._consumer = made(Consumer, mine)
 
@@ -73,7 +85,9 @@ class TopicReader:
                     TopicPartition(topic, number), timeout=CALL_SECONDS
                 )
             except KafkaException as fault:
-                raise self._unreachable(fault) from fault
+                if knows_no_topic(kafka_error(fault)):
+                    self.partitions(topic)  # Tells a topic that may not be seen from a missing one.
+                raise self._unreachable(fault, to_describe(topic)) from fault
             if answer is None:
                 raise self._silent()
             found[Partition(topic, number)] = (answer[0], answer[1])
@@ -84,14 +98,18 @@ class TopicReader:
         asked = [TopicPartition(topic, number) for topic, number in partitions]
         until = time.monotonic() + CALL_SECONDS
         while True:
+            left = until - time.monotonic()
             try:
-                answers = self._consumer.committed(asked, timeout=CALL_SECONDS)
+                answers = self._consumer.committed(asked, timeout=min(ASK_SECONDS, max(left, 0.1)))
                 break
             except KafkaException as fault:
+                error = self._said() or kafka_error(fault)
                 # A group's coordinator moves, or is still loading, right after a broker's start.
-                if kafka_error(fault).code() not in MOVING or time.monotonic() > until:
-                    raise self._unreachable(fault) from fault
-                time.sleep(0.1)
+                if error.code() in SOON and left > 0:
+                    time.sleep(0.1)
+                    continue
+                what, need = f"tried for {CALL_SECONDS:.0f} s", self._of_group()
+                raise self._heard.told(error, self._settings, what, need=need) from fault
         return {
             Partition(each.topic, each.partition): (
                 each.offset if each.offset >= 0 else None,
@@ -139,8 +157,12 @@ class TopicReader:
                 error = message.error()
                 if error is None:
                     batch.append(record_of(message))
-                elif error.code() != KafkaError._PARTITION_EOF:
-                    fault = fault_of(error, self._settings, f"reading {message.topic()}")
+                elif error.code() not in self._of_no_matter:
+                    topic = message.topic()
+                    what, need = f"reading {topic}", to_read(topic)
+                    if error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+                        need = self._of_group()
+                    fault = fault_of(error, self._settings, what, need=need)
                     if isinstance(fault, UsageError):
                         raise fault
             yield batch
@@ -148,10 +170,18 @@ class TopicReader:
     def _position(self, partition: Partition) -> int:
         return int(self._consumer.position([TopicPartition(*partition)])[0].offset)
 
-    def _unreachable(self, fault: KafkaException) -> ProcessorError:
+    def _said(self) -> KafkaError | None:
+        """Take what the client says of its own; of a call it may only say that time was up."""
+        message = self._consumer.poll(0)
+        return None if message is None else message.error()
+
+    def _of_group(self) -> Need:
+        return Need("Describe", "group", self._group or "")
+
+    def _unreachable(self, fault: KafkaException, need: Need) -> ProcessorError:
         self._consumer.poll(0)  # Serves `_heard`.
         what = f"tried for {CALL_SECONDS:.0f} s"
-        return self._heard.told(kafka_error(fault), self._settings, what)
+        return self._heard.told(kafka_error(fault), self._settings, what, need=need)
 
     def _silent(self) -> BrokerUnavailable:
         return BrokerUnavailable(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from processor.adapters.http_date import ahead_of
+from processor.adapters.registry_login import RegistryLogin, certificates_do_not_fit
 from processor.contracts.schemas import self_contained
 from processor.errors import ContractError, ProcessorError, RegistryUnavailable, UsageError
 from processor.settings import RegistrySettings
@@ -36,6 +37,7 @@ class Registry:
 
     def __init__(self, settings: RegistrySettings) -> None:
         self._settings = settings
+        self._login = RegistryLogin(settings)
         self.url = _without_password(settings.url)
 
     def schema_by_id(self, schema_id: int) -> str:
@@ -130,7 +132,9 @@ class Registry:
             asked = time.time()
             base = self._settings.url.split(",")[0].strip().rstrip("/")
             answer = httpx.get(
-                f"{base}/config", auth=self._credentials, timeout=self._settings.timeout_seconds
+                f"{base}/config",
+                timeout=self._settings.timeout_seconds,
+                **self._login.request_options(),
             )
             return ahead_of(asked, time.time(), answer.headers.get("date"))
 
@@ -145,8 +149,8 @@ class Registry:
         answer = httpx.post(
             f"{base}/{path}",
             json=body,
-            auth=self._credentials,
             timeout=self._settings.timeout_seconds,
+            **self._login.request_options(),
         )
         if not answer.is_success:
             try:
@@ -157,13 +161,6 @@ class Registry:
         document = answer.json()
         assert isinstance(document, dict)
         return document
-
-    @property
-    def _credentials(self) -> tuple[str, str] | None:
-        settings = self._settings
-        if settings.username is None or settings.password is None:
-            return None
-        return settings.username, settings.password.get_secret_value()
 
     @functools.cached_property
     def _client(self) -> SchemaRegistryClient:
@@ -176,12 +173,12 @@ class Registry:
             "max.retries": 1,  # The caller knows better what to do in an outage than to wait here.
             "retries.wait.ms": 100,
         }
-        if self._credentials is not None:
-            config["basic.auth.user.info"] = ":".join(self._credentials)
         try:
-            return SchemaRegistryClient(config)
+            return SchemaRegistryClient({**config, **self._login.client_settings()})
         except ValueError as fault:
             raise UsageError(f"the registry settings do not fit together: {fault}") from None
+        except OSError as fault:
+            raise certificates_do_not_fit(fault) from None
 
     def _with_references(self, schema: ClientSchema, depth: int = 0) -> str:
         """Write referenced schemas in, as a producer with a serializer of another kind may use."""
@@ -212,10 +209,13 @@ class Registry:
                     raise absent from None
                 return absent
             if status in (401, 403):
+                if self._login.renewed():
+                    self.__dict__.pop("_client", None)
+                    return self._call(what, call, absent=absent)
                 raise UsageError(
                     f"the registry at {self.url} refused the credentials (HTTP {status}),"
                     f" tried to {what}",
-                    hint="check registry.username and registry.password",
+                    hint="check username and password, or token or certificate, in [registry]",
                 ) from None
             # A 404 without a registry's own code comes from something else: a proxy, a wrong path.
             if status >= 500 or status in (404, 408, 429):
@@ -227,7 +227,8 @@ class Registry:
             ) from None
         except _http_faults() as fault:
             # ValueError: whatever answered there does not speak JSON.
-            raise self._away(what, started, type(fault).__name__) from None
+            tls = f": {fault}" if "SSL" in str(fault) else ""
+            raise self._away(what, started, f"{type(fault).__name__}{tls}") from None
 
     def _away(self, what: str, started: float, reason: str) -> RegistryUnavailable:
         return RegistryUnavailable(

@@ -31,6 +31,7 @@ class TopicAdmin:
 
         from processor.adapters.broker import Heard, made
 
+        self._kafka = dict(kafka)
         self._servers = str(kafka.get("bootstrap.servers", ""))
         self._timeout_seconds = timeout_seconds
         self._change_seconds = timeout_seconds * 3  # A busy controller takes its time.
@@ -72,7 +73,8 @@ class TopicAdmin:
             request_timeout=self._timeout_seconds,
         )
         (future,) = futures.values()
-        entries = self._wait("read the settings of a broker", future) or {}
+        what, need = "read the settings of a broker", ("DescribeConfigs", "")
+        entries = self._wait(what, future, need=need, of="cluster") or {}
         return {name: entry.value for name, entry in entries.items() if entry.value is not None}
 
     def create(self, spec: TopicSpec) -> None:
@@ -88,7 +90,7 @@ class TopicAdmin:
         futures = self._client.create_topics(
             [new], operation_timeout=self._change_seconds, request_timeout=self._change_seconds
         )
-        self._wait(f"create topic `{spec.name}`", futures[spec.name])
+        self._wait(f"create topic `{spec.name}`", futures[spec.name], need=("Create", spec.name))
         self._await_partitions(spec.name, spec.partitions)
 
     def add_partitions(self, topic: str, partitions: int) -> None:
@@ -100,7 +102,7 @@ class TopicAdmin:
             operation_timeout=self._change_seconds,
             request_timeout=self._change_seconds,
         )
-        self._wait(f"add partitions to `{topic}`", futures[topic])
+        self._wait(f"add partitions to `{topic}`", futures[topic], need=("Alter", topic))
         self._await_partitions(topic, partitions)
 
     def set_config(self, topic: str, config: Mapping[str, str]) -> None:
@@ -120,7 +122,8 @@ class TopicAdmin:
         futures = self._client.incremental_alter_configs(
             [resource], request_timeout=self._change_seconds
         )
-        self._wait(f"set {', '.join(config)} of `{topic}`", futures[resource])
+        what = f"set {', '.join(config)} of `{topic}`"
+        self._wait(what, futures[resource], need=("AlterConfigs", topic))
         self._await(
             lambda: config.items() <= self._configs([topic]).get(topic, {}).items(),
             f"the new settings of `{topic}`",
@@ -163,6 +166,7 @@ class TopicAdmin:
             entries = self._wait(
                 f"read the settings of `{resource.name}`",
                 future,
+                need=("DescribeConfigs", resource.name),
                 ignored=KafkaError.UNKNOWN_TOPIC_OR_PART,  # Deleted since it was listed.
             )
             if entries is not None:
@@ -171,14 +175,34 @@ class TopicAdmin:
                 }
         return configs
 
-    def _wait(self, what: str, future: Future[_T], *, ignored: int | None = None) -> _T | None:
+    def _wait(
+        self,
+        what: str,
+        future: Future[_T],
+        *,
+        need: tuple[str, str],
+        of: str = "topic",
+        ignored: int | None = None,
+    ) -> _T | None:
         # librdkafka ends every request at its own timeout; this one is for a librdkafka that hangs.
         wait_seconds = self._timeout_seconds * 4 + 60
-        answer: _T | None = self._call(what, lambda: future.result(wait_seconds), ignored=ignored)
+        answer: _T | None = self._call(
+            what, lambda: future.result(wait_seconds), need=need, of=of, ignored=ignored
+        )
         return answer
 
-    def _call(self, what: str, call: Callable[[], Any], *, ignored: int | None = None) -> Any:
+    def _call(
+        self,
+        what: str,
+        call: Callable[[], Any],
+        *,
+        need: tuple[str, str] = ("Describe", ""),
+        of: str = "topic",
+        ignored: int | None = None,
+    ) -> Any:
         from confluent_kafka import KafkaError, KafkaException
+
+        from processor.adapters.broker import Need, fault_of, lacks_right
 
         started = time.monotonic()
         try:
@@ -190,13 +214,13 @@ class TopicAdmin:
                 return None
             heard = self._heard.refusal or self._heard.latest
             told = f"{error.str()}{f'; {heard.str()}' if heard is not None else ''}"
-            if self._heard.refusal is not None or error.code() in (
-                KafkaError.TOPIC_AUTHORIZATION_FAILED,
-                KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-            ):
+            if lacks_right(error):
+                needed = Need(need[0], of, need[1])
+                raise fault_of(error, self._kafka, what, need=needed) from None
+            if self._heard.refusal is not None:
                 raise UsageError(
                     f"Kafka at {self._servers} refused to {what}: {told}",
-                    hint="check the user, the password and its rights in the [kafka] table",
+                    hint="check the user and the password in the [kafka] table",
                 ) from None
             if error.code() in (
                 KafkaError._TRANSPORT,

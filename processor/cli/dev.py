@@ -70,6 +70,13 @@ def dev() -> None:
     help="How many Kafka brokers: 3 survive the loss of one. Default: as before, at first 1.",
 )
 @click.option(
+    "--secure",
+    is_flag=True,
+    envvar="PROCESSOR_DEV_SECURE",
+    show_envvar=True,
+    help="Kafka with TLS, users and ACLs: see docs/security.md. Default: as before, at first not.",
+)
+@click.option(
     "--fixed-ports/--free-ports",
     "fixed_ports",
     default=None,
@@ -83,6 +90,7 @@ def dev() -> None:
 def up(
     parts: tuple[str, ...],
     brokers: str | None,
+    secure: bool,
     fixed_ports: bool | None,
     directory: Path,
     dry_run: bool,
@@ -109,6 +117,7 @@ def up(
             directory,
             parts or PARTS,
             brokers=int(brokers) if brokers else None,
+            secure=secure or None,
             ports=choice,
             report=report,
         )
@@ -118,6 +127,7 @@ def up(
             return
         stack.start()
     output.say(f"settings for the other commands: {stack.settings_path}")
+    _tell_security(stack)
     _emit_status(stack, {part.name for part in stack.parts}, as_json=as_json)
 
 
@@ -191,6 +201,18 @@ def reset(directory: Path, yes: bool, dry_run: bool) -> None:
     output.confirm(f"Delete {stack.directory} with all its data?", yes=yes)
     stack.reset()
     output.say(f"deleted {stack.directory}")
+
+
+def _tell_security(stack: Stack) -> None:
+    """Say how to be somebody on a secured cluster."""
+    security = stack.kafka.security
+    if security is None or stack.kafka not in stack.parts:
+        return
+    from processor.stack.security import ADMIN, USERS
+
+    output.say(f"users of Kafka: {', '.join(USERS)}; but for `{ADMIN}` they may do what ACLs say")
+    admin = _short(security.environment_path(ADMIN))
+    output.say(f"as one of them: env $(cat {admin}) processor acls apply")
 
 
 def _emit_status(stack: Stack, parts: set[str], *, as_json: bool) -> None:

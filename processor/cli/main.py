@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "dev": ("processor.cli.dev", "dev", "The local stack: Kafka, registry, S3, PostgreSQL."),
     "topics": ("processor.cli.topics", "topics", "Plan and apply the declared topics."),
     "retention": ("processor.cli.retention", "retention", "Remove claims no job needs any more."),
+    "acls": ("processor.cli.acls", "acls", "Plan and apply the rights of each role."),
     "schemas": ("processor.cli.schemas", "schemas", "Check, register and list the Avro contracts."),
     "submit": ("processor.cli.submit", "submit", "Submit one job, or a file of them."),
     "work": ("processor.cli.work", "work", "Run the handlers of an app."),

@@ -126,7 +126,7 @@ class Relay:
             for at, error, of_topic in answers.refused:
                 row = together[at][0]
                 if of_topic:
-                    self._hold_topic(row, error.str())
+                    self._hold_topic(row, self._appends.told(error, row.aggregatetype))
                 elif len(together) == 1:
                     self._hold(row, error.str())
                 else:

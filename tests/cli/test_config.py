@@ -99,6 +99,24 @@ def test_check_tells_what_the_client_would_refuse(
     assert told in result.stderr
 
 
+def test_token_is_a_setting_and_is_not_shown(folder: Path):
+    (folder / "token").write_text("canary-5")
+    env = {
+        "PROCESSOR_KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+        "PROCESSOR_KAFKA_SASL_MECHANISM": "OAUTHBEARER",
+        "PROCESSOR_KAFKA_SASL_OAUTHBEARER_TOKEN_FILE": str(folder / "token"),
+        "PROCESSOR_REGISTRY_TOKEN_FILE": str(folder / "token"),
+    }
+
+    checked = run("check", env=env)
+    shown = run("show", "--json", env=env)
+
+    assert checked.exit_code == 0, checked.stderr
+    rows = {row["name"]: row["value"] for row in map(json.loads, shown.stdout.splitlines())}
+    assert rows["kafka.sasl.oauthbearer.token"] == rows["registry.token"] == "***"
+    assert "canary-5" not in shown.stdout + shown.stderr
+
+
 def test_check_does_not_mind_settings_that_need_each_other(folder: Path):
     env = {
         "PROCESSOR_KAFKA_SECURITY_PROTOCOL": "SASL_SSL",

