@@ -215,7 +215,7 @@ class Registry:
                 raise UsageError(
                     f"the registry at {self.url} refused the credentials (HTTP {status}),"
                     f" tried to {what}",
-                    hint="check username and password, or token or certificate, in [registry]",
+                    hint="check registry.username and registry.password, or token or certificate",
                 ) from None
             # A 404 without a registry's own code comes from something else: a proxy, a wrong path.
             if status >= 500 or status in (404, 408, 429):

@@ -200,5 +200,5 @@ def test_refused_credentials_are_misuse_that_names_the_settings(status: int):
         with pytest.raises(UsageError, match="refused the credentials") as caught:
             refused.schema_by_id(1)
 
-    assert "check username and password, or token" in str(caught.value.hint)
+    assert "check registry.username and registry.password" in str(caught.value.hint)
     assert "s3cret" not in caught.value.message
