@@ -40,7 +40,7 @@ def test_every_effect_happens_once_and_in_order_whatever_is_killed() -> None:
     assert hurt <= told["faults"].keys()
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(1200)
 def test_writes_that_are_not_fenced_are_found() -> None:
     """In one of three runs: not every worker that is stopped is in the middle of something."""
     for seed in ("4", "5", "6"):
