@@ -23,6 +23,7 @@ from processor.app import App
 from processor.contracts.avro import Decoder, Encoder, subject_for
 from processor.contracts.builtin import schema_directories, topic_directories
 from processor.contracts.claims import ClaimStore
+from processor.contracts.own_subjects import OwnSubjects, any_subject
 from processor.contracts.schemas import SchemaSet
 from processor.contracts.topics import Topic, TopicSet
 from processor.core.lane import Entry, Ordering
@@ -127,9 +128,12 @@ class Served:
         objects = Objects(self._settings)
         store = self._settings.claims.store
         decoder = Decoder(self._registry, schemas)
+        own = self._settings.registry.subjects == "topic"
+        admit = OwnSubjects(self._registry) if own else any_subject
         runner = Runner(
             jobs=jobs,
             decode=decoder.decode,
+            admit=admit,
             ledger=self._ledger,
             claims=ClaimStore(objects, store) if store is not None else None,
             clock=clock,
@@ -143,6 +147,7 @@ class Served:
             quick=Quick(
                 jobs=jobs,
                 reading=decoder.reading,
+                admit=admit,
                 clock=clock,
                 timeout_seconds=settings.timeout_seconds,
                 bind_log=self._bind_log,

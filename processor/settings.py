@@ -64,6 +64,7 @@ class RegistrySettings(Section):
     username: str | None = None
     password: SecretStr | None = None
     timeout_seconds: Seconds = Field(10.0, gt=0)
+    subjects: Literal["topic", "any"] = "topic"  # Under which a value's schema must be registered.
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

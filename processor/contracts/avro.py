@@ -32,6 +32,7 @@ from processor.errors import ContractError
 
 PREFIX_SIZE = 5
 VALUE_BYTES_MAX = 16 * 1024 * 1024  # A claimed value is decoded whole, in memory.
+SCHEMA_TEXT_MAX = 1024 * 1024  # Characters.
 SCHEMAS_MAX = 1000  # Writer schemas kept compiled; beyond it the oldest is dropped.
 UNKNOWN_IDS_MAX = 1000
 UNKNOWN_ID_SECONDS = 10.0  # A registry may answer late for an id it has just given out.
@@ -249,6 +250,8 @@ def _reading(
 
 def _writer_schema(schema_id: int, text: str) -> dict[str, Any]:
     """Parse a schema from the registry, and refuse shapes by which bytes could hurt us."""
+    if len(text) > SCHEMA_TEXT_MAX:
+        raise ContractError(f"schema {schema_id} has more than {SCHEMA_TEXT_MAX} characters")
     try:
         parsed = parse_schema(json.loads(text))
         dangers = hazards(parsed)
