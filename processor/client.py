@@ -24,6 +24,7 @@ from processor.adapters.broker import (
     topics_found,
 )
 from processor.adapters.kafka_settings import client_id, producer_settings
+from processor.adapters.keys import registered_encoder
 from processor.adapters.registry import Registry
 from processor.contracts.avro import Encoder, subject_for
 from processor.contracts.builtin import schema_directories, topic_directories
@@ -170,6 +171,10 @@ class Client:
         """
         self._way(job_type)
 
+    def protects(self, job_type: str) -> bool:
+        """Whether a job type's payloads are encrypted in part, so that a key may be waited for."""
+        return self._way(job_type)[1].protects
+
     def submit(
         self,
         job_type: str,
@@ -209,6 +214,7 @@ class Client:
             job,
             topic=topic.name,
             encode=encoder.encode,
+            plaintexts=encoder.plaintexts if encoder.protects else None,
             message_bytes_max=topic.message_max,
             start_within_seconds=topic.wait_seconds_max,
             claims=self._claim_store(),
@@ -347,9 +353,10 @@ class Client:
         producer = self._started()
         with self._outage.remembered():
             topic, schema = self.topic_of(job_type), self.schema_of(job_type)
-            schema_id = self._registry.id_of(subject_for(topic.name, job_type), schema.text)
+            subject = subject_for(topic.name, job_type)
+            encoder = registered_encoder(self._registry, subject, schema, self.settings.encryption)
             topics_found(producer, self.settings.kafka, self._heard, topic=topic.name)
-            way = self._ways[job_type] = (topic, Encoder(schema, schema_id))
+            way = self._ways[job_type] = (topic, encoder)
         return way
 
     def _claim_store(self) -> ClaimStore | None:

@@ -1,4 +1,4 @@
-"""Settings that protect: what `http(s)` sources may reach."""
+"""Settings that protect: what `http(s)` sources may reach, and the keys of tagged fields."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field
 
 from processor.section import Bytes, Seconds, Section, Texts
 
+_KMS_KEY = re.compile(r"arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key/[A-Za-z0-9-]+")
 _HOST = re.compile(r"(\*\.)?[a-z0-9]([a-z0-9_.-]*[a-z0-9])?")
 
 
@@ -49,3 +50,20 @@ class HttpSettings(Section):
     size_max: Bytes = Field(64 * 1024**3, ge=0)  # Of one object.
     timeout_seconds: Seconds = Field(3600.0, gt=0)  # For one object as a whole, redirects included.
     ca_file: Path | None = None  # PEM: trusted instead of the public authorities.
+
+
+def _kms_keys(entries: tuple[str, ...]) -> tuple[str, ...]:
+    for entry in entries:
+        if not _KMS_KEY.fullmatch(entry):
+            raise ValueError(
+                f"`{entry}` is no key: write arn:aws:kms:<region>:<account>:key/<id>, no alias"
+            )
+    return entries
+
+
+class EncryptionSettings(Section):
+    """The keys by which fields tagged PII are encrypted."""
+
+    key_file: Path | None = None  # TOML: keys by id, and which one is current.
+    kms_keys: Annotated[Texts, AfterValidator(_kms_keys)] = ()  # The first encrypts, all decrypt.
+    kms_endpoint_url: str | None = Field(None, pattern=r"^https?://")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from processor.adapters.health import HealthServer
 from processor.adapters.kafka import KafkaLog
+from processor.adapters.keys import keyring_of, require_keys
 from processor.adapters.logs import configure_logging, key_hash, worker_logger
 from processor.adapters.metrics import Metrics
 from processor.adapters.objects.stores import Objects
@@ -127,7 +128,9 @@ class Served:
         clock = SystemClock()
         objects = Objects(self._settings)
         store = self._settings.claims.store
-        decoder = Decoder(self._registry, schemas)
+        keys = keyring_of(self._settings.encryption)
+        require_keys(schemas, (job for topic in self._topics for job in topic.jobs), keys)
+        decoder = Decoder(self._registry, schemas, keys=keys)
         own = self._settings.registry.subjects == "topic"
         admit = OwnSubjects(self._registry) if own else any_subject
         runner = Runner(

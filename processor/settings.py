@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_va
 
 from processor.errors import UsageError
 from processor.kafka_rules import kafka_fault
-from processor.protection import HttpSettings
+from processor.protection import EncryptionSettings, HttpSettings
 from processor.section import Bytes, Seconds, Section
 from processor.section import parse_bytes as parse_bytes  # Known by this module's name.
 from processor.section import parse_duration as parse_duration
@@ -168,6 +168,7 @@ class Settings(Section):
     registry: RegistrySettings = RegistrySettings()
     s3: S3Settings = S3Settings()
     http: HttpSettings = HttpSettings()
+    encryption: EncryptionSettings = EncryptionSettings()
     claims: ClaimSettings = ClaimSettings()
     ledger: LedgerSettings = LedgerSettings()
     outbox: OutboxSettings = OutboxSettings()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from processor.contracts import headers
+from processor.contracts.avro import Decoded
 from processor.contracts.own_subjects import any_subject
 from processor.core.lane import Entry
 from processor.engine.batch import results_of
@@ -33,6 +34,14 @@ Admit = Callable[[str, bytes | None, str], None]  # (main topic, value, job type
 Outcomes = list[tuple[Entry, Outcome]]
 
 
+class Decode(Protocol):
+    """Bytes to a payload. Raises ContractError, RegistryUnavailable, KeysUnavailable."""
+
+    def __call__(self, value: bytes | None) -> Decoded:
+        """Decode one value."""
+        ...
+
+
 class Reading(Protocol):
     """How values with one prefix are read."""
 
@@ -43,6 +52,10 @@ class Reading(Protocol):
     @property
     def read(self) -> Callable[[bytes], Any]:
         """Value to payload. Raises ContractError."""
+
+    @property
+    def open(self) -> object:
+        """Not None where values have tagged fields: run.py reads them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +325,7 @@ class Quick:
         except (ContractError, OutageError):
             return None
         spec = self._jobs.get(reading.job_type)
-        if spec is None or spec.simple is None or spec.sinks:
+        if spec is None or spec.simple is None or spec.sinks or reading.open is not None:
             return None
         kind = _Kind(
             spec=spec,

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from processor.contracts import headers
 from processor.contracts.claims import ClaimStore, claim_from_header
+from processor.contracts.masking import NOTHING, hiding, masked
 from processor.contracts.own_subjects import any_subject
+from processor.contracts.protected import Opened
 from processor.core.lane import Entry
 from processor.engine import effects
 from processor.engine.batch import Ready
@@ -29,7 +31,7 @@ from processor.engine.outcomes import (
     past_deadline,
 )
 from processor.engine.ports import Clock, Ledger, LedgerRow, OwnershipLost, row_among
-from processor.engine.quick import PREFIX_BYTES, Admit, Quick
+from processor.engine.quick import PREFIX_BYTES, Admit, Decode, Quick
 from processor.engine.slice_progress import SliceProgress
 from processor.engine.slices import (
     Duplicate,
@@ -47,14 +49,6 @@ FLUSH_SECONDS = 0.1
 SEEN_MAX = 1000
 
 Steps = Generator[Awaiting, Any, None]
-
-
-class Decode(Protocol):
-    """Bytes to (job type, payload). Raises ContractError, RegistryUnavailable."""
-
-    def __call__(self, value: bytes | None) -> tuple[str, Any]:
-        """Decode one value."""
-        ...
 
 
 class _Told(Exception):
@@ -197,11 +191,11 @@ class Runner:
         self, entry: Entry, known: dict[str, LedgerRow], progress: SliceProgress
     ) -> Ready | Outcome | None:
         """Decode one job, unless its outcome is known. None: it ran and waits to be written."""
-        started = self._clock.monotonic()
+        started, hidden = self._clock.monotonic(), NOTHING
         try:
             job = entry.job or headers.nameless_job(entry.hop)
             row = self._row(job.identities(job.job_type or ""), known, progress)
-            if (outcome := known_outcome(row, job, entry)) is not None:
+            if (outcome := self._known_outcome(row, job, entry)) is not None:
                 return outcome
             if isinstance(entry.ran, Unwritten):
                 progress.ran(entry.ran)
@@ -212,20 +206,36 @@ class Runner:
             if past_deadline(job, self._clock.now()):
                 raise PermanentError("the job's deadline has passed")
             value = self._value(entry, job)
-            job_type, payload = self._decode(value)
+            job_type, payload, opened = self._decode(value)
             if job.job_type is None and job.idempotency_key is not None:
                 row = self._row(job.identities(job_type), {}, progress, ask=True)
-                if (outcome := known_outcome(row, job, entry)) is not None:
+                if (outcome := known_outcome(row, job, entry, lambda: opened)) is not None:
                     return outcome
             spec = self._spec(job, job_type, progress.work)
             self._admit(progress.work.owner.topic, value, job_type)
-            self._note(progress.work, value, spec)
+            if opened is None:  # A key may have to be waited for.
+                self._note(progress.work, value, spec)
             if job.job_type is None:  # A stranger's headers name none.
                 job = job._replace(job_type=job_type)
             entry.job = job
-            return Ready(entry, job, spec, spec.convert(payload), row)
+            hidden = NOTHING if opened is None else opened.plaintexts
+            return Ready(entry, job, spec, spec.convert(payload), row, opened)
         except PermanentError as fault:
-            return Failed(failure_of(fault), self._clock.monotonic() - started)
+            with hiding(hidden):
+                return Failed(failure_of(fault), self._clock.monotonic() - started)
+
+    def _known_outcome(
+        self, row: LedgerRow | None, job: JobHeaders, entry: Entry
+    ) -> Outcome | None:
+        """What the ledger says of a job before it is decoded; its keyed digest needs that."""
+
+        def opened() -> Opened | None:
+            try:
+                return self._decode(self._value(entry, job)).opened
+            except PermanentError:
+                return None  # No payload that ran.
+
+        return known_outcome(row, job, entry, opened)
 
     def _batched(self, ready: Ready | Outcome | None, progress: SliceProgress) -> bool:
         """Put a job into its batch, and run the batch that is full or ends here. False: stop."""
@@ -250,12 +260,13 @@ class Runner:
         started = self._clock.monotonic()
         results = self._caller.call_batch(work, batch)
         seconds = (self._clock.monotonic() - started) / len(batch)
-        for (entry, job, spec, *_), result in zip(batch, results, strict=True):
+        for (entry, job, spec, *_, opened), result in zip(batch, results, strict=True):
             key = entry.record.key
             if work.skips(key):
                 continue  # One of its key has failed: it comes again.
             if not isinstance(result, Failure):
-                progress.ran(Unwritten(entry, effects.effect_of(entry, job, result), spec, seconds))
+                effect = effects.effect_of(entry, job, result, opened)
+                progress.ran(Unwritten(entry, effect, spec, seconds, opened))
                 continue
             if not self._flush(progress):
                 return False
@@ -270,7 +281,7 @@ class Runner:
         self, ready: Ready, progress: SliceProgress
     ) -> Generator[Awaiting, Any, Outcome | None]:
         """Run one job. None: it succeeded and waits to be written."""
-        entry, job, spec, *_ = ready
+        entry, job, spec, *_, opened = ready
         started = self._clock.monotonic()
         called = yield from self._caller.call(
             ready, progress.work, write_before=lambda: self._flush(progress)
@@ -278,7 +289,8 @@ class Runner:
         seconds = self._clock.monotonic() - started
         if isinstance(called, Failure):
             return Failed(called, seconds)
-        one = Unwritten(entry, effects.effect_of(entry, job, called.result), spec, seconds)
+        effect = effects.effect_of(entry, job, called.result, opened)
+        one = Unwritten(entry, effect, spec, seconds, opened)
         if called.transaction is not None:
             return self._commit(called, one, progress)
         progress.ran(one)
@@ -358,7 +370,8 @@ class Runner:
         except OutageError as outage:
             for each in unwritten:
                 each.entry.ran = each
-            away_now = Unavailable(away(outage), outage.message)
+            with hiding(effects.hidden_of(unwritten)):
+                away_now = Unavailable(away(outage), masked(outage.message))
             progress.outcomes.append((unwritten[0].entry, away_now))
             return False
         except (PermanentError, Retry, SinkFailed) as fault:
@@ -367,9 +380,10 @@ class Runner:
 
     def _failure(self, fault: Exception, one: Unwritten) -> Failure:
         """Describe what a sink made of a run that its handler had ended well."""
-        if not isinstance(fault, SinkFailed):
-            return failure_of(fault)
-        return self._caller.sink_failed(fault.error, one.entry, one.spec)
+        with hiding(effects.hidden_of([one])):
+            if not isinstance(fault, SinkFailed):
+                return failure_of(fault)
+            return self._caller.sink_failed(fault.error, one.entry, one.spec)
 
     def _write_one_by_one(
         self, progress: SliceProgress, whole: list[Unwritten], fault: Exception

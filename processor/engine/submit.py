@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from processor.contracts import headers
 from processor.contracts.avro import VALUE_BYTES_MAX
 from processor.contracts.claims import ClaimStore, claim_to_header
+from processor.contracts.masking import Plaintexts
 from processor.contracts.topic import DAY
 from processor.errors import UsageError
 from processor.model import Outgoing
@@ -77,16 +78,21 @@ def outgoing(
     source: str,
     now: float,
     new_id: Callable[[], str],
+    plaintexts: Callable[[Mapping[str, Any]], Plaintexts] | None = None,
 ) -> tuple[str, Outgoing]:
     """Check and write a job. Returns its id and its bytes.
 
+    `plaintexts` gives the values of a payload that no name of its job may tell.
     `start_within_seconds`: one that starts later would be gone by then (`Topic.wait_seconds_max`).
     Raises ContractError when the payload does not match its schema, UsageError when it is too
     large, or there is no claim store for it, and when its start lies too far ahead;
     StoreUnavailable when the claim store does not answer.
     """
-    value: bytes | None = encode(_mapping(job))
+    payload = _mapping(job)
+    value: bytes | None = encode(payload)
     assert value is not None
+    if plaintexts is not None:
+        _check_names(job, plaintexts(payload))
     claim = None
     not_before_ms = _milliseconds("not-before", job.not_before)
     ahead_seconds = (job.not_before or 0.0) - now
@@ -124,6 +130,17 @@ def outgoing(
         claim=claim,
     )
     return job_id, Outgoing(topic, None, None if key is None else key.encode(), value, written)
+
+
+def _check_names(job: NewJob, plaintexts: Plaintexts) -> None:
+    names = {"key": job.key, "idempotency key": job.idempotency_key, "job id": job.job_id}
+    for what, name in names.items():
+        if name is not None and plaintexts.named_by(name):
+            raise UsageError(
+                f"the {what} of `{job.job_type}` tells the value of a field tagged PII, and is not"
+                " encrypted",
+                hint="give an id, or a keyed digest of the value",
+            )
 
 
 def _time(now: float) -> str:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from processor.adapters.keys import registered_encoder
 from processor.adapters.registry import Registry
 from processor.contracts import headers
 from processor.contracts.avro import Encoder, subject_for
@@ -47,8 +48,9 @@ class Contracts:
         way = self._ways.get(job_type)
         if way is None:
             topic, schema = self._topics.for_job(job_type), self._schemas.get(job_type)
-            schema_id = self._registry.id_of(subject_for(topic.name, job_type), schema.text)
-            way = self._ways[job_type] = (topic, Encoder(schema, schema_id))
+            subject = subject_for(topic.name, job_type)
+            encoder = registered_encoder(self._registry, subject, schema, self.settings.encryption)
+            way = self._ways[job_type] = (topic, encoder)
         return way
 
 
@@ -98,6 +100,7 @@ class Outbox:
             NewJob(job_type, payload, key, idempotency_key, job_id, not_before, deadline),
             topic=topic.name,
             encode=encoder.encode,
+            plaintexts=encoder.plaintexts if encoder.protects else None,
             message_bytes_max=topic.message_max,
             start_within_seconds=topic.wait_seconds_max,
             claims=self._contracts.claims,
