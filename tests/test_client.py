@@ -23,7 +23,7 @@ from processor.settings import Settings
 JOB = NewJob("x", {})
 WAY: Any = (
     SimpleNamespace(name="x", message_max=1000, wait_seconds_max=60.0),
-    SimpleNamespace(encode=lambda payload: b"value"),
+    SimpleNamespace(encode=lambda payload: b"value", protects=False),
 )
 
 
