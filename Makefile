@@ -22,7 +22,7 @@ SOAK ?=
 DEMO_ARGS ?=
 HELM_VERSION := v3.22.0
 # The extras that the image has; its packages are pinned by `make lock`.
-IMAGE_EXTRAS := postgres tracing
+IMAGE_EXTRAS := postgres tracing encryption
 LOCKS ?= .
 UPGRADE ?=
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \

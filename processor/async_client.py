@@ -88,12 +88,13 @@ class AsyncClient:
         return submission
 
     async def _begun(self, job: NewJob) -> Submission:
-        """Begin a submission; on a thread where it may wait: for the registry, or a claim."""
+        """Begin a submission; on a thread where it may wait: for registry, claim, or key."""
         if job.job_type in self._prepared and self._client.settings.claims.store is None:
             submission, record = self._client.encoded(job)
             while not self._client.handed_over(submission, record):
                 await asyncio.sleep(ROOM_SECONDS)
             return submission
         submission = await asyncio.to_thread(self._client.submit_soon, job)
-        self._prepared.add(job.job_type)
+        if not self._client.protects(job.job_type):
+            self._prepared.add(job.job_type)
         return submission

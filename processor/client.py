@@ -26,8 +26,9 @@ from processor.adapters.broker import (
     why_ended,
 )
 from processor.adapters.kafka_settings import client_id, producer_settings
+from processor.adapters.keys import registered_encoder
 from processor.adapters.registry import Registry
-from processor.contracts.avro import Encoder, subject_for
+from processor.contracts.avro import subject_for
 from processor.contracts.builtin import schema_directories, topic_directories
 from processor.contracts.claims import ClaimStore
 from processor.contracts.schemas import Schema, SchemaSet
@@ -114,6 +115,10 @@ class Client:
         is missing there or the credentials are refused.
         """
         self._way(job_type)
+
+    def protects(self, job_type: str) -> bool:
+        """Whether a job type's payloads are encrypted in part, so that a key may be waited for."""
+        return self._way(job_type).plaintexts is not None
 
     def submit(
         self,
@@ -346,9 +351,10 @@ class Client:
         producer = self._started()
         with self._outage.remembered():
             topic, schema = self.topic_of(job_type), self.schema_of(job_type)
-            schema_id = self._registry.id_of(subject_for(topic.name, job_type), schema.text)
+            subject = subject_for(topic.name, job_type)
+            encoder = registered_encoder(self._registry, subject, schema, self.settings.encryption)
             topics_found(producer, self.settings.kafka, self._heard, topic=topic.name)
-            way = self._ways[job_type] = way_of(topic, Encoder(schema, schema_id).encode)
+            way = self._ways[job_type] = way_of(topic, encoder)
         return way
 
     def _claim_store(self) -> ClaimStore | None:

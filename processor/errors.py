@@ -13,6 +13,7 @@
             ├── BrokerUnavailable
             ├── RegistryUnavailable
             ├── StoreUnavailable
+            ├── KeysUnavailable
             └── SinkUnavailable
 
 A bug is none of these: it asserts, ends the worker, and the log replays what was not committed.
@@ -85,6 +86,10 @@ class RegistryUnavailable(OutageError):
 
 class StoreUnavailable(OutageError):
     """The object store does not answer. In the claim store and in sinks the worker pauses."""
+
+
+class KeysUnavailable(OutageError):
+    """The key that an encrypted field needs is not here, or its keeper does not answer."""
 
 
 class SinkUnavailable(OutageError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -139,7 +140,8 @@ class Effect(NamedTuple):
 
     A sink that names what it writes does so by `identity`: two jobs of one idempotency key may run
     side by side, and leave one result between them. `result` is what the handler returned: None,
-    or a JSON-able value.
+    or a JSON-able value. `masked` is the same without what must not be told, as JSON, where that
+    differs: the ledger and the status keep this one.
     """
 
     job_id: str
@@ -151,6 +153,14 @@ class Effect(NamedTuple):
     result: Any
     replay: int = 0  # The operator's replay that it was run for.
     payload_hash: str | None = None  # Where a producer named the job with an idempotency key.
+    masked: str | None = None
+
+    @property
+    def result_text(self) -> str | None:
+        """The result as JSON, as it may be kept and told."""
+        if self.masked is not None or self.result is None:
+            return self.masked
+        return json.dumps(self.result)
 
     @property
     def identities(self) -> tuple[str, ...]:

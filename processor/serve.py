@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from processor.adapters.health import HealthServer
 from processor.adapters.kafka import KafkaLog
+from processor.adapters.keys import keyring_of, require_keys
 from processor.adapters.logs import configure_logging, key_hash, worker_logger
 from processor.adapters.metrics import Metrics
 from processor.adapters.objects.stores import Objects
@@ -27,6 +28,7 @@ from processor.app import App
 from processor.contracts.avro import Decoder, Encoder, subject_for
 from processor.contracts.builtin import schema_directories, topic_directories
 from processor.contracts.claims import ClaimStore, ObjectStore
+from processor.contracts.own_subjects import OwnSubjects, any_subject
 from processor.contracts.schemas import SchemaSet
 from processor.contracts.topics import Topic, TopicSet
 from processor.core.lane import Entry, Ordering
@@ -188,7 +190,11 @@ class Served:
     ) -> Runner:
         tracing, timeout_seconds = self._tracing, self._settings.worker.timeout_seconds
         store = self._settings.claims.store
-        decoder = Decoder(self._registry, schemas)
+        keys = keyring_of(self._settings.encryption)
+        require_keys(schemas, (job for topic in self._topics for job in topic.jobs), keys)
+        decoder = Decoder(self._registry, schemas, keys=keys)
+        own = self._settings.registry.subjects == "topic"
+        admit = OwnSubjects(self._registry) if own else any_subject
         objects: ObjectStore = Objects(self._settings)
         claimed = objects
         if tracing is not None:
@@ -198,6 +204,7 @@ class Served:
         quick = Quick(
             jobs=jobs,
             reading=decoder.reading,
+            admit=admit,
             clock=clock,
             timeout_seconds=timeout_seconds,
             bind_log=self._bind_log,
@@ -205,6 +212,7 @@ class Served:
         return runs(
             jobs=timed_jobs(jobs, clock=clock, telemetry=self._metrics),
             decode=decoder.decode,
+            admit=admit,
             ledger=ledger,
             claims=ClaimStore(claimed, store) if store is not None else None,
             clock=clock,

@@ -15,49 +15,30 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
     model_validator,
 )
 
-from processor.contracts.quantities import size_bytes
 from processor.errors import UsageError
 from processor.kafka_rules import kafka_fault
+from processor.protection import EncryptionSettings, HttpSettings
+from processor.section import Bytes, Seconds, Section
+from processor.section import parse_bytes as parse_bytes  # Known by this module's name.
+from processor.section import parse_duration as parse_duration
 from processor.sources import Found, FromFile, Names, from_environment, from_flags, from_toml
 
 DEV_STACK_FILE = Path(".processor/dev/settings.toml")
 SETTINGS_FILE = Path("processor.toml")
 MASK = "***"
 
-_UNIT_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d)\s*)+", re.ASCII)
-_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
 _SECRET_NAME = re.compile(
     r"password|passphrase|secret|jaas|token|key\.pem|ssl_key|oauthbearer\.config"
 )
 _URL_PASSWORD = re.compile(r"(?<=://)([^:/@\s]*):([^@\s]+)@")
 _URL_QUERY_PASSWORD = re.compile(r"([?&](?:ssl)?password=)([^&\s]+)")
-
-
-def parse_duration(value: object) -> float:
-    """Turn 90, "90", "90s", "1m30s", "500ms", "2h" or "7d" into seconds.
-
-    Raises ValueError for anything else. Negative numbers pass: the field's own bound refuses them.
-    """
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, str):
-        text = value.strip()
-        if re.fullmatch(r"-?\d+(\.\d+)?", text, re.ASCII):
-            return float(text)
-        if _DURATION.fullmatch(text):
-            parts = _DURATION_PART.findall(text)
-            return sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts)
-    raise ValueError("is no duration: write seconds, or like 500ms, 90s, 5m, 1h30m")
 
 
 def _url_of(*schemes: str) -> AfterValidator:
@@ -69,16 +50,6 @@ def _url_of(*schemes: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def parse_bytes(value: object) -> int:
-    """Turn 1048576, "1048576", "1MiB" or "512KiB" into bytes. Raises ValueError for all else."""
-    text = str(value).strip() if isinstance(value, str | int) and value is not True else ""
-    if re.fullmatch(r"\d+", text, re.ASCII):
-        return int(text)
-    return size_bytes(text)
-
-
-Seconds = Annotated[float, BeforeValidator(parse_duration)]
-Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 HttpUrl = Annotated[str, _url_of("http", "https")]
 StoreUrl = Annotated[str, _url_of("file", "s3")]
 # A secret remembers the file that it was read from.
@@ -95,14 +66,6 @@ def _ledger_url(value: str) -> str:
 LedgerUrl = Annotated[str, AfterValidator(_ledger_url)]
 
 
-class Section(BaseModel):
-    """A table of processor.toml. Unknown names are faults, not surprises."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
-    )
-
-
 class RegistrySettings(Section):
     """Where the schema registry is (Confluent-compatible API), and how we are known there."""
 
@@ -115,6 +78,7 @@ class RegistrySettings(Section):
     key_location: Path | None = None
     key_password: Secret | None = None
     timeout_seconds: Seconds = Field(10.0, gt=0)
+    subjects: Literal["topic", "any"] = "topic"  # Under which a value's schema must be registered.
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -229,6 +193,8 @@ class Settings(Section):
     kafka: dict[str, Any] = Field(default_factory=lambda: {"bootstrap.servers": "127.0.0.1:9092"})
     registry: RegistrySettings = RegistrySettings()
     s3: S3Settings = S3Settings()
+    http: HttpSettings = HttpSettings()
+    encryption: EncryptionSettings = EncryptionSettings()
     claims: ClaimSettings = ClaimSettings()
     ledger: LedgerSettings = LedgerSettings()
     outbox: OutboxSettings = OutboxSettings()

@@ -37,6 +37,9 @@ KAFKA = """\
 """
 # What a setting may be that has no default: a line of a template needs a value.
 EXAMPLES = {
+    "http.ca_file": "/etc/ssl/files-ca.pem",
+    "encryption.key_file": "/run/secrets/processor-keys.toml",
+    "encryption.kms_endpoint_url": "https://kms.internal",
     "tracing.sample_ratio": 0.1,
     "registry.token": "better in PROCESSOR_REGISTRY_TOKEN_FILE",
     "registry.ca_location": "/etc/ssl/registry-ca.pem",

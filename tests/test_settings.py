@@ -361,6 +361,8 @@ def default_of(value: object) -> str:
         return ""
     if isinstance(value, bool):
         return f"`{value}`".lower()
+    if isinstance(value, tuple):
+        return f"`{','.join(value)}`" if value else ""
     return f"`{value:.12g}`" if isinstance(value, float) else f"`{value}`"
 
 
@@ -389,3 +391,30 @@ def test_encryption_of_objects_is_asked_for_as_it_is_set():
     }
     with pytest.raises(ValueError, match="needs server_side_encryption"):
         S3Settings(kms_key_id="k")
+
+
+def test_list_comes_from_the_file_and_from_the_environment(folder: Path):
+    write(
+        folder, '[http]\nhosts = ["Files.Example.com.", "*.cdn.example"]\nnetworks = ["10.0.0.0/8"]'
+    )
+
+    settings = load(folder, {"PROCESSOR_HTTP_NETWORKS": "127.0.0.0/8, ::1/128"})
+
+    assert settings.http.hosts == ("files.example.com", "*.cdn.example")
+    assert settings.http.networks == ("127.0.0.0/8", "::1/128")
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        ('hosts = ["https://files.example.com"]', "is no host"),
+        ('hosts = ["a.*.example"]', "is no host"),
+        ('networks = ["10.0.0.1/8"]', "has host bits set"),
+        ('networks = ["files.example.com"]', "is no network"),
+    ],
+)
+def test_host_and_network_that_are_none_are_faults(folder: Path, table: str, told: str):
+    write(folder, f"[http]\n{table}\n")
+
+    with pytest.raises(UsageError, match=told):
+        load(folder)

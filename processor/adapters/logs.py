@@ -2,7 +2,8 @@
 
 Rule 1: a payload is never logged: fields of that name are dropped, whoever sets them.
 Rule 2: known secrets are masked wherever they turn up, inside messages and errors too.
-Rule 3: what is below the level costs one method call that does nothing.
+Rule 3: so are decrypted values, while the job that has them is in hand (contracts/masking.py).
+Rule 4: what is below the level costs one method call that does nothing.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any, Final, TextIO, cast
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
+from processor.contracts.masking import masked
 from processor.settings import MASK, LogSettings, secret_name
 
 PAYLOAD_FIELDS: Final = frozenset({"payload", "value", "body"})
@@ -115,6 +117,7 @@ class Redaction:
 
     def _clean(self, value: Any) -> Any:
         if isinstance(value, str):
+            value = masked(value)
             return self._secrets.sub(MASK, value) if self._secrets else value
         if value is None or isinstance(value, (bool, int, float)):
             return value
@@ -159,7 +162,7 @@ def _renderer(settings: LogSettings, stream: TextIO) -> Processor:
 
 
 def _told(error: BaseException) -> str:
-    text = f"{type(error).__name__}: {error}"
+    text = masked(f"{type(error).__name__}: {error}")  # Before it is cut.
     return text if len(text) <= ERROR_LENGTH_MAX else f"{text[:ERROR_LENGTH_MAX]}…"
 
 

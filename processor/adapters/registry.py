@@ -50,6 +50,15 @@ class Registry:
         absent = ContractError(f"schema id {schema_id} is not in the registry at {self.url}")
         return self._call(f"read schema {schema_id}", fetch, absent=absent)
 
+    def subjects_of(self, schema_id: int) -> list[str]:
+        """Name the subjects that a schema is registered under, also where it was retired since."""
+
+        def read() -> list[str]:
+            client: Any = self._client  # The stubs do not know the call.
+            return list(client.get_subjects_by_schema_id(schema_id, deleted=True))
+
+        return self._call(f"read the subjects of schema {schema_id}", read, absent=[])
+
     def id_of(self, subject: str, text: str) -> int:
         """Give the id of a registered schema; raise UsageError if it is not registered."""
         schema_id = self.find_id(subject, text)

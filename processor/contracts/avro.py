@@ -26,12 +26,17 @@ from fastavro.schema import parse_schema
 
 from processor.contracts.from_json import converter
 from processor.contracts.lint import hazards
+from processor.contracts.masking import Plaintexts
 from processor.contracts.payload import Mismatch, checker
+from processor.contracts.protected import Opened, opening_of, plaintexts_of, sealed
 from processor.contracts.schemas import NO_SCHEMA, Schema, SchemaSet
-from processor.errors import ContractError
+from processor.contracts.sealing import Keyring
+from processor.contracts.tags import tagged_paths, walk_of
+from processor.errors import ContractError, UsageError
 
 PREFIX_SIZE = 5
 VALUE_BYTES_MAX = 16 * 1024 * 1024  # A claimed value is decoded whole, in memory.
+SCHEMA_TEXT_MAX = 1024 * 1024  # Characters.
 SCHEMAS_MAX = 1000  # Writer schemas kept compiled; beyond it the oldest is dropped.
 UNKNOWN_IDS_MAX = 1000
 UNKNOWN_ID_SECONDS = 10.0  # A registry may answer late for an id it has just given out.
@@ -54,21 +59,27 @@ class SchemaSource(Protocol):
 
 
 class Decoded(NamedTuple):
-    """A payload, and the full name of the schema that it was written with: the job type."""
+    """A payload, and the full name of the schema that it was written with: the job type.
+
+    `opened`: of one with tagged fields, what must not be told of it.
+    """
 
     job_type: str
     payload: dict[str, Any]
+    opened: Opened | None = None
 
 
 class Reading(NamedTuple):
     """How values of one schema id are read: the job type, and the function from value to payload.
 
     `read` raises ContractError for a value that is too large or no such body. The value's prefix
-    must be the one that the reading was asked for.
+    must be the one that the reading was asked for. `open` is the way to read values with tagged
+    fields, and to know what must not be told of them; None: there are none.
     """
 
     job_type: str
     read: Callable[[bytes], dict[str, Any]]
+    open: Callable[[bytes], tuple[dict[str, Any], Opened]] | None = None
 
 
 def subject_for(topic_name: str, full_name: str) -> str:
@@ -79,30 +90,60 @@ def subject_for(topic_name: str, full_name: str) -> str:
 class Encoder:
     """Payloads of one schema to bytes. Keep it: making one compiles the schema."""
 
-    def __init__(self, schema: Schema, schema_id: int) -> None:
+    def __init__(self, schema: Schema, schema_id: int, keys: Keyring | None = None) -> None:
+        """Raises UsageError where a field is tagged PII and there is no key."""
         assert 0 <= schema_id < 1 << 32
         self._schema = schema
+        self._walk = walk_of(schema.parsed)
+        self._keys = keys
+        if self._walk is not None and keys is None:
+            raise no_key(schema)
         self._check = checker(schema.parsed)
         self._prefix = b"\x00" + schema_id.to_bytes(4, "big")
 
     def encode(self, payload: Mapping[str, Any]) -> bytes:
-        """Check the payload and write it.
+        """Check the payload and write it, its tagged fields encrypted.
 
-        Raises ContractError naming the field and the types, never the value.
+        Raises ContractError naming the field and the types, never the value; KeysUnavailable.
         """
         try:
             self._check(payload)
         except Mismatch as mismatch:
             raise _payload_error(self._schema, mismatch) from None
+        if self._walk is not None:
+            assert self._keys is not None
+            payload = sealed(payload, self._walk, self._keys, self._schema.full_name)
         return self.write(payload)
+
+    @property
+    def protects(self) -> bool:
+        """Whether the schema has tagged fields."""
+        return self._walk is not None
+
+    def plaintexts(self, payload: Mapping[str, Any]) -> Plaintexts:
+        """The tagged values of a payload that `encode` has taken."""
+        return plaintexts_of(payload, self._walk)
 
     def write(self, payload: Mapping[str, Any]) -> bytes:
         """Write a payload that is known to be right: one that this program laid out itself."""
-        body = BytesIO()
-        body.write(self._prefix)
-        # Else fastavro takes a tuple for (branch name, value), and a pair of texts for a branch.
-        schemaless_writer(body, self._schema.parsed, payload, disable_tuple_notation=True)
-        return body.getvalue()
+        return _written(self._schema.parsed, payload, after=self._prefix)
+
+
+def _written(parsed: dict[str, Any], payload: Mapping[str, Any], *, after: bytes = b"") -> bytes:
+    body = BytesIO()
+    body.write(after)
+    # Else fastavro takes a tuple for (branch name, value), and a pair of texts for a branch.
+    schemaless_writer(body, parsed, payload, disable_tuple_notation=True)
+    return body.getvalue()
+
+
+def no_key(schema: Schema) -> UsageError:
+    """Say that a schema needs a key."""
+    first, *_ = tagged_paths(schema.parsed)
+    return UsageError(
+        f"field `{first}` of `{schema.full_name}` is tagged PII, and there is no key to encrypt it",
+        hint="set encryption.key_file or encryption.kms_keys (docs/data-protection.md)",
+    )
 
 
 def payload_from_json(schema: Schema, document: Any) -> dict[str, Any]:
@@ -139,11 +180,13 @@ class Decoder:
         source: SchemaSource,
         readers: SchemaSet | None = None,
         *,
+        keys: Keyring | None = None,
         value_bytes_max: int = VALUE_BYTES_MAX,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._source = source
         self._readers = readers
+        self._keys = keys
         self._value_bytes_max = value_bytes_max
         self._clock = clock
         self._reads: dict[int, Reading] = {}
@@ -154,10 +197,13 @@ class Decoder:
         """Read one record's value.
 
         Raises ContractError for bytes that no schema of ours explains, RegistryUnavailable when the
-        schema cannot be asked for now; then the same bytes may decode later.
+        schema cannot be asked for now, KeysUnavailable when its key cannot; then the same bytes may
+        decode later.
         """
         reading = self.reading(value)
         assert value is not None
+        if reading.open is not None:
+            return Decoded(reading.job_type, *reading.open(value))
         return Decoded(reading.job_type, reading.read(value))
 
     def reading(self, value: bytes | None) -> Reading:
@@ -185,8 +231,17 @@ class Decoder:
                 self._unknown[schema_id] = (self._clock() + UNKNOWN_ID_SECONDS, fault.message)
             raise
         reader = self._reader_of(writer)
-        read = _reading(schema_id, writer, reader, bytes_max=self._value_bytes_max)
-        reading = Reading(writer["name"], read)
+        bytes_max = self._value_bytes_max
+        read = _reading(schema_id, writer, reader, bytes_max=bytes_max)
+        opening = opening_of(
+            writer,
+            reader,
+            as_written=_reading(schema_id, writer, None, bytes_max=bytes_max),
+            read=read,
+            write=lambda payload: _written(writer, payload),
+            keys=self._keys,
+        )
+        reading = Reading(writer["name"], read, opening)
         with self._learning:
             self._unknown.pop(schema_id, None)
             _drop_oldest(self._reads, SCHEMAS_MAX)
@@ -249,6 +304,8 @@ def _reading(
 
 def _writer_schema(schema_id: int, text: str) -> dict[str, Any]:
     """Parse a schema from the registry, and refuse shapes by which bytes could hurt us."""
+    if len(text) > SCHEMA_TEXT_MAX:
+        raise ContractError(f"schema {schema_id} has more than {SCHEMA_TEXT_MAX} characters")
     try:
         parsed = parse_schema(json.loads(text))
         dangers = hazards(parsed)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 DEPTH_MAX = 64  # Nested types; each level is a level of the C stack while decoding.
+FREE_VALUES_MAX = 1000  # Of a record: values that come with it and take no bytes,
+FREE_VALUES_A_BYTE_MAX = 100  # or so many for each byte that it takes at least.
 
 _SNAKE_CASE = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 _SIZE_MIN = {"null": 0, "float": 4, "double": 8}  # Bytes; every other primitive takes at least 1.
@@ -82,47 +84,85 @@ def hazards(schema: Any) -> list[tuple[str, str]]:
     """List what lets few bytes cost a reader much time, memory or stack, as (where, what).
 
     Takes a parsed, self-contained schema. `array<null>` claims 10⁹ items in ten bytes; a recursive
-    type nests as deep as the bytes say. Both are refused before the first byte is decoded.
+    type nests as deep as the bytes say; a record of two records of two records … is a million
+    values without a byte. All are refused before the first byte is decoded.
     """
-    found: list[tuple[str, str]] = []
-    sizes: dict[str, int | None] = {}  # None while the definition is still open.
+    hazards_of = _Hazards()
+    hazards_of.look(schema, "", 0)
+    return hazards_of.found
 
-    def size_min(kind: Any, path: str, depth: int) -> int:
+
+class _Shape(NamedTuple):
+    """What a value of a type costs at least."""
+
+    size: int  # Bytes.
+    free: int = 0  # Values in it that take no bytes.
+    height: int = 1  # Levels, itself included.
+
+
+class _Hazards:
+    def __init__(self) -> None:
+        self.found: list[tuple[str, str]] = []
+        self._shapes: dict[str, _Shape | None] = {}  # None while the definition is still open.
+
+    def look(self, kind: Any, path: str, depth: int) -> _Shape:
+        """Find the hazards of a type, and give its shape."""
         where = f"field `{path}`" if path else "top level"
         if depth > DEPTH_MAX:
-            found.append((where, f"types are nested deeper than {DEPTH_MAX} levels"))
-            return 1
+            self.found.append((where, f"types are nested deeper than {DEPTH_MAX} levels"))
+            return _Shape(1)
         if isinstance(kind, list):
-            for branch in kind:
-                size_min(branch, path, depth + 1)
-            return 1
+            branches = [self.look(branch, path, depth + 1) for branch in kind]
+            return _Shape(1, height=1 + max((each.height for each in branches), default=0))
         if isinstance(kind, str):
-            if kind in sizes and sizes[kind] is None:
-                found.append((where, f"`{kind}` contains itself; a contract must not recurse"))
-            known = sizes.get(kind)
-            return _SIZE_MIN.get(kind, 1) if known is None else known
+            return self._named(kind, where)
         match kind["type"]:
             case "record" | "error":
-                sizes[kind["name"]] = None
-                total = 0
-                for field in kind["fields"]:
-                    inner = f"{path}.{field['name']}" if path else field["name"]
-                    total += size_min(field["type"], inner, depth + 1)
-                sizes[kind["name"]] = total
-                return total
+                self._shapes[kind["name"]] = None
+                shape = self._shapes[kind["name"]] = self._record(kind, path, depth)
+                return shape
             case "array" | "map":
                 items = kind["items"] if kind["type"] == "array" else kind["values"]
-                if size_min(items, f"{path}[]", depth + 1) == 0:
-                    found.append((where, "its items take no bytes, so few bytes can claim many"))
-                return 1
+                shape = self.look(items, f"{path}[]", depth + 1)
+                if shape.size == 0:
+                    what = "its items take no bytes, so few bytes can claim many"
+                    self.found.append((where, what))
+                return _Shape(1, height=1 + shape.height)
             case "fixed":
-                sizes[kind["name"]] = kind["size"]
-                return int(kind["size"])
+                shape = self._shapes[kind["name"]] = _Shape(int(kind["size"]))
+                return shape
             case "enum":
-                sizes[kind["name"]] = 1
-                return 1
+                shape = self._shapes[kind["name"]] = _Shape(1)
+                return shape
             case inner_kind:
-                return size_min(inner_kind, path, depth + 1)
+                return self.look(inner_kind, path, depth + 1)
 
-    size_min(schema, "", 0)
-    return found
+    def _named(self, name: str, where: str) -> _Shape:
+        known = self._shapes.get(name)
+        if known is not None:
+            return known
+        if name in self._shapes:
+            self.found.append((where, f"`{name}` contains itself; a contract must not recurse"))
+        return _Shape(_SIZE_MIN.get(name, 1), free=1 if name == "null" else 0)
+
+    def _record(self, kind: dict[str, Any], path: str, depth: int) -> _Shape:
+        shapes = [
+            self.look(
+                field["type"], f"{path}.{field['name']}" if path else field["name"], depth + 1
+            )
+            for field in kind["fields"]
+        ]
+        shape = _Shape(
+            sum(each.size for each in shapes),
+            1 + sum(each.free for each in shapes),
+            1 + max((each.height for each in shapes), default=0),
+        )
+        where = f"field `{path}`" if path else "top level"
+        if shape.free > max(FREE_VALUES_MAX, FREE_VALUES_A_BYTE_MAX * shape.size):
+            what = f"`{kind['name']}` holds more than {FREE_VALUES_MAX} values that take no bytes"
+            self.found.append((where, what))
+            shape = shape._replace(free=1)
+        if shape.height > DEPTH_MAX + 2:  # By names of types, which are no deeper in the text.
+            self.found.append((where, f"types are nested deeper than {DEPTH_MAX} levels"))
+            shape = shape._replace(height=1)
+        return shape

@@ -18,6 +18,7 @@ from fastavro.schema import SchemaParseException, UnknownType, parse_schema
 
 from processor.contracts.faults import Fault, FaultyFiles, close_match, did_you_mean
 from processor.contracts.lint import hazards, style_faults
+from processor.contracts.tags import TagFault, tagged_paths
 from processor.errors import ContractError, UsageError
 
 # What fastavro raises on JSON that is no schema.
@@ -154,7 +155,7 @@ def _resolve(
             except RecursionError:
                 faults.append(Fault(str(path), "nested too deeply to be read"))
             else:
-                broken = hazards(whole) if lint else []
+                broken = (hazards(whole) or list(_tag_faults(whole))) if lint else []
                 faults.extend(Fault(str(path), f"{where}: {what}") for where, what in broken)
                 assert isinstance(whole, dict)
                 known[name] = parsed
@@ -164,6 +165,14 @@ def _resolve(
             faults.extend(_unknown_faults(pending, unknown, documents))
             break
     return schemas
+
+
+def _tag_faults(parsed: Any) -> Iterator[tuple[str, str]]:
+    """Tell of a tag that could not be kept to."""
+    try:
+        tagged_paths(parsed)
+    except TagFault as fault:
+        yield "PII", str(fault)
 
 
 def _resolvable(unknown: Mapping[str, str], known: Mapping[str, Any]) -> bool:

@@ -103,6 +103,7 @@ def _settings(folder: Path, stack: Stack) -> Settings:
     tables = tables.replace("[kafka]\n", f"[kafka]\n{quick}")
     top = f'topics_dir = "{(folder / "topics").resolve()}"\n'
     more = '[worker]\ngroup = "demo"\n[log]\nformat = "json"\n'
+    more += '[http]\nnetworks = ["127.0.0.0/8"]\n'  # Where the sources' server is.
     (folder / "processor.toml").write_text(f"{top}{tables}\n{more}")
     return load_settings(folder=folder, environ={})
 

@@ -11,6 +11,8 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from processor.contracts.masking import NOTHING, Plaintexts
+from processor.contracts.protected import Opened
 from processor.core.lane import Entry
 from processor.engine.job import JobSpec
 from processor.engine.ports import LedgerRow
@@ -26,6 +28,12 @@ class Ready(NamedTuple):
     spec: JobSpec
     payload: Any
     row: LedgerRow | None  # What the ledger knows of it.
+    opened: Opened | None = None  # Of a payload with tagged fields.
+
+    @property
+    def plaintexts(self) -> Plaintexts:
+        """What of its payload must not be told."""
+        return NOTHING if self.opened is None else self.opened.plaintexts
 
 
 def results_of(returned: Any, count: int) -> Sequence[Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from processor.contracts.claims import ObjectStore
+from processor.contracts.masking import NOTHING, Plaintexts, hiding
 from processor.core.lane import Entry
 from processor.engine.batch import Ready, results_of
 from processor.engine.context import JobCancelled, JobContext
@@ -85,11 +86,14 @@ class Caller:
         work.start(Running(run.offset, [context], started, started + seconds))
         kept = False
         try:
-            if ready.entry.span is None:
-                result = spec.call(ready.payload, context)
-            else:
-                result = _called_in_span(ready, context)
+            with hiding(ready.plaintexts):
+                if ready.entry.span is None:
+                    result = spec.call(ready.payload, context)
+                else:
+                    result = _called_in_span(ready, context)
             if spec.is_async:
+                if ready.plaintexts:
+                    result = _hidden_while(result, ready.plaintexts)
                 result = yield Awaiting(result, context)
             if run.barred_by is not None:
                 raise run.barred_by
@@ -107,11 +111,12 @@ class Caller:
             if isinstance(error, JobCancelled | OwnershipLost):
                 raise
             if run.transaction is not None and run.transaction.broken_by(error):
-                why = failure_of(error).message
+                with hiding(ready.plaintexts):
+                    why = failure_of(error).message
                 raise SinkUnavailable(
                     f"the transaction of job {context.job_id} was broken off: {why}"
                 ) from error
-            return self._failure(error, ready, context)
+            return self._failure(error, ready, context, ready.plaintexts)
         finally:
             finished = work.finish()
             if not (kept and finished):
@@ -130,27 +135,32 @@ class Caller:
         timeout = self._timeout(spec)
         runs = [_Run(self._ledger, each, work, _no_transaction, timeout) for each in batch]
         contexts = [self._context(run) for run in runs]
+        hidden = sum((each.plaintexts for each in batch), NOTHING)
         started = self._clock.monotonic()
         work.start(Running(runs[0].offset, contexts, started, started + timeout))
         results: list[Any]
         try:
             payloads = [each.payload for each in batch]
-            if self._tracing is None:
-                returned = spec.call(payloads, contexts)
-            else:
-                with self._tracing.batch([each.entry.span for each in batch]):
+            with hiding(hidden):
+                if self._tracing is None:
                     returned = spec.call(payloads, contexts)
+                else:
+                    with self._tracing.batch([each.entry.span for each in batch]):
+                        returned = spec.call(payloads, contexts)
             results = list(results_of(returned, len(batch)))
         except (JobCancelled, OwnershipLost):
             raise
         except BaseException as error:  # noqa: BLE001 - it is user code.
-            failure = told_failure(error, spec, lambda: contexts[0].log)
+            with hiding(hidden):
+                failure = told_failure(error, spec, lambda: contexts[0].log)
             results = [self._in_time(failure, each) for each in batch]
         finally:
             if not work.finish():
                 raise Abandoned
         return [
-            self._failure(result, each, context) if isinstance(result, BaseException) else result
+            self._failure(result, each, context, hidden)
+            if isinstance(result, BaseException)
+            else result
             for result, each, context in zip(results, batch, contexts, strict=True)
         ]
 
@@ -160,8 +170,11 @@ class Caller:
         assert job is not None
         return told_failure(error, spec, lambda: self._bind_log(entry, job, entry.attempt + 1))
 
-    def _failure(self, error: BaseException, ready: Ready, context: JobContext) -> Failure:
-        failure = told_failure(error, ready.spec, lambda: context.log)
+    def _failure(
+        self, error: BaseException, ready: Ready, context: JobContext, hidden: Plaintexts
+    ) -> Failure:
+        with hiding(hidden):
+            failure = told_failure(error, ready.spec, lambda: context.log)
         return self._in_time(failure, ready)
 
     def _in_time(self, failure: Failure, ready: Ready) -> Failure:
@@ -179,7 +192,7 @@ class Caller:
         return min(timeout, deadline_ms / 1000 - self._clock.now())
 
     def _context(self, run: _Run) -> JobContext:
-        entry, job, spec, _, row = run.ready
+        entry, job, spec, _, row, _ = run.ready
         attempt = entry.attempt + 1
         if row is not None and (row.job_id, row.replay) != (job.job_id, entry.hop.replay):
             row = None  # Another job's, or an earlier replay's.
@@ -204,6 +217,12 @@ def _called_in_span(ready: Ready, context: JobContext) -> Any:
     with span.current():
         result = spec.call(ready.payload, context)
     return span.awaited(result) if spec.is_async else result
+
+
+async def _hidden_while(coroutine: Coroutine[Any, Any, Any], hidden: Plaintexts) -> Any:
+    """Await a coroutine; what its task tells meanwhile is masked."""
+    with hiding(hidden):
+        return await coroutine
 
 
 def told_failure(error: BaseException, spec: JobSpec, log: Callable[[], Any]) -> Failure:

@@ -15,9 +15,12 @@ A crash before 2 repeats the job, and its plain sinks overwrite or keep what is 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Self
 
+from processor.contracts.masking import NOTHING, Plaintexts, hiding
+from processor.contracts.protected import Opened
 from processor.core.lane import Entry
 from processor.engine.job import JobSpec
 from processor.engine.outcomes import failure_of, key_text, payload_hash, written_outcome
@@ -57,6 +60,7 @@ class Unwritten(NamedTuple):
     effect: Effect
     spec: JobSpec
     seconds: float  # How long it ran.
+    opened: Opened | None = None  # Of a payload with tagged fields.
 
 
 def write(
@@ -70,6 +74,13 @@ def write(
     OutageError: some may be written, and writing all again is safe. OwnershipLost: nothing was, but
     by plain sinks. SinkFailed: a sink raised something else.
     """
+    with hiding(hidden_of(unwritten)):
+        return _write(ledger, owner, unwritten, tracing)
+
+
+def _write(
+    ledger: Ledger, owner: Owner, unwritten: Sequence[Unwritten], tracing: Tracing | None
+) -> list[tuple[Entry, Outcome]]:
     write_plain(unwritten, tracing)
     effects = [each.effect for each in unwritten]
     with _Sinks(unwritten, tracing) as sinks:
@@ -93,6 +104,22 @@ def write_in(
 
     Where the job has ended already, nothing is: the caller undoes what the handler wrote.
     """
+    with hiding(hidden_of([one])):
+        return _write_in(transaction, ledger, owner, one, tracing)
+
+
+def hidden_of(unwritten: Iterable[Unwritten]) -> Plaintexts:
+    """What of the payloads of some runs must not be told."""
+    return sum((each.opened.plaintexts for each in unwritten if each.opened), NOTHING)
+
+
+def _write_in(
+    transaction: HandlerTransaction,
+    ledger: Ledger,
+    owner: Owner,
+    one: Unwritten,
+    tracing: Tracing | None,
+) -> Outcome:
     write_plain([one], tracing)
     with _Sinks([one], tracing) as sinks:
         given = sinks.write if sinks.any else None
@@ -201,8 +228,8 @@ def outcomes(
     others = [each.effect for each in unwritten if each.effect.identity not in new]
     rows = ledger.lookup([name for each in others for name in each.identities]) if others else {}
     return [
-        (entry, written_outcome(row_among(rows, effect.identities), entry, effect, seconds))
-        for entry, effect, _, seconds in unwritten
+        (entry, written_outcome(row_among(rows, effect.identities), entry, effect, seconds, opened))
+        for entry, effect, _, seconds, opened in unwritten
     ]
 
 
@@ -221,9 +248,13 @@ def _by_sink(
     return list(found.values())
 
 
-def effect_of(entry: Entry, job: JobHeaders, result: Any) -> Effect:
+def effect_of(entry: Entry, job: JobHeaders, result: Any, opened: Opened | None = None) -> Effect:
     """What a job leaves behind that has run well."""
     assert job.job_type is not None
+    masked = None
+    if opened is not None and result is not None:
+        told = opened.plaintexts.mask_within(result)
+        masked = None if told == result else json.dumps(told)
     return Effect(
         job_id=job.job_id,
         job_type=job.job_type,
@@ -233,5 +264,6 @@ def effect_of(entry: Entry, job: JobHeaders, result: Any) -> Effect:
         key=key_text(entry.record.key),
         result=result,
         replay=entry.hop.replay,
-        payload_hash=payload_hash(job, entry.record.value),
+        payload_hash=payload_hash(job, entry.record.value, opened),
+        masked=masked,
     )

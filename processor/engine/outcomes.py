@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import json
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from processor.contracts import headers
+from processor.contracts.masking import masked
+from processor.contracts.protected import Opened
+from processor.contracts.sealing import is_sealed_digest
 from processor.core.lane import Entry
 from processor.engine.ports import LedgerRow
 from processor.engine.slices import Duplicate, Dying, Outcome, Running, Succeeded
 from processor.engine.telemetry import Outage
 from processor.errors import (
     JobTimeout,
+    KeysUnavailable,
     OutageError,
     PermanentError,
     RegistryUnavailable,
@@ -27,9 +30,15 @@ WIRE_PREFIX_BYTES = 5  # The magic byte and the schema's id.
 MESSAGE_READ_MAX = 10_000  # Characters of an exception's message that are looked at.
 
 
-def known_outcome(row: LedgerRow | None, job: JobHeaders, entry: Entry) -> Outcome | None:
+def known_outcome(
+    row: LedgerRow | None,
+    job: JobHeaders,
+    entry: Entry,
+    opened: Callable[[], Opened | None] = lambda: None,
+) -> Outcome | None:
     """What a ledger row says of a job that came again; None lets it run.
 
+    `opened` opens its payload, where that is needed to compare it with another's.
     A job whose idempotency key belongs to another job that died is run: nothing has taken effect.
     So is one that an operator replays, whatever became of it before but `done`.
     """
@@ -37,8 +46,7 @@ def known_outcome(row: LedgerRow | None, job: JobHeaders, entry: Entry) -> Outco
         return None
     replay = entry.hop.replay
     if row.state == "done":
-        mine = None if row.payload_hash is None else payload_hash(job, entry.record.value)
-        other = row.job_id != job.job_id and mine is not None and mine != row.payload_hash
+        other = row.job_id != job.job_id and _is_other(row.payload_hash, job, entry, opened)
         return Duplicate(row.job_id, "done", row.result, row.attempt, conflict=other)
     if row.job_id != job.job_id or row.replay < replay:
         return None  # A purge is newer than every replay.
@@ -47,18 +55,39 @@ def known_outcome(row: LedgerRow | None, job: JobHeaders, entry: Entry) -> Outco
     return Duplicate(row.job_id, "dead", None, row.attempt)
 
 
-def payload_hash(job: JobHeaders, value: bytes | None) -> str | None:
+def _is_other(
+    known: str | None, job: JobHeaders, entry: Entry, opened: Callable[[], Opened | None]
+) -> bool:
+    """Whether a job's payload is another than the one that is known under its idempotency key."""
+    if known is None or job.idempotency_key is None:
+        return False
+    if not is_sealed_digest(known):
+        return payload_hash(job, entry.record.value) != known
+    mine = opened()
+    return mine is None or not mine.is_as(known)
+
+
+def payload_hash(job: JobHeaders, value: bytes | None, opened: Opened | None = None) -> str | None:
     """Name a payload, where a producer may use its idempotency key for another one.
 
     SHA-256 of the Avro body: the schema's id before it may differ for equal payloads. A payload
-    kept elsewhere goes by its claim.
+    kept elsewhere goes by its claim. One with encrypted fields differs each time, and a hash of
+    what they hold could be guessed at: it goes by a digest that needs its data key.
     """
     if job.idempotency_key is None:
         return None
+    if opened is not None and opened.sealed:
+        return opened.digest()
     return hashlib.sha256(job.claim or (value or b"")[WIRE_PREFIX_BYTES:]).hexdigest()
 
 
-def written_outcome(row: LedgerRow | None, entry: Entry, effect: Effect, seconds: float) -> Outcome:
+def written_outcome(
+    row: LedgerRow | None,
+    entry: Entry,
+    effect: Effect,
+    seconds: float,
+    opened: Opened | None = None,
+) -> Outcome:
     """What became of a run whose effect was written: `row` is what stood in its place, if any.
 
     Such a row is of an earlier try whose answer was lost, of another copy of the job, or of another
@@ -67,10 +96,10 @@ def written_outcome(row: LedgerRow | None, entry: Entry, effect: Effect, seconds
     job = entry.job
     assert job is not None
     if row is not None and (row.state != "done" or row.job_id != effect.job_id):
-        known = known_outcome(row, job, entry)
+        known = known_outcome(row, job, entry, lambda: opened)
         if known is not None:
             return known
-    return Succeeded(result_text(effect.result), seconds)
+    return Succeeded(effect.result_text, seconds)
 
 
 def failure_of(error: BaseException, *, permanent: bool = False) -> Failure:
@@ -102,6 +131,7 @@ def _message_of(error: BaseException) -> str:
         words = str(error)
     except Exception as fault:  # noqa: BLE001 - it is user code too.
         words = f"its message cannot be read: {type(fault).__name__}"
+    words = masked(words)  # Before it is cut: half a value is one, too.
     line = " ".join(words[:MESSAGE_READ_MAX].split()) or type(error).__name__
     return line.encode(errors="replace").decode()[: headers.ERROR_MESSAGE_BYTES_MAX]
 
@@ -116,11 +146,6 @@ def key_text(key: bytes | None) -> str | None:
     return None if key is None else key.decode(errors="replace")
 
 
-def result_text(result: Any) -> str | None:
-    """A handler's result as JSON."""
-    return None if result is None else json.dumps(result)
-
-
 def away(outage: OutageError) -> Outage:
     """Name what is away."""
     match outage:
@@ -128,6 +153,8 @@ def away(outage: OutageError) -> Outage:
             return "registry"
         case StoreUnavailable():
             return "store"
+        case KeysUnavailable():
+            return "keys"
         case SinkUnavailable():
             return "sink"
         case _:

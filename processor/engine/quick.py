@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from processor.contracts import headers
+from processor.contracts.avro import Decoded
+from processor.contracts.own_subjects import any_subject
 from processor.core.lane import Entry
 from processor.core.stretch import Stretch
 from processor.engine.batch import results_of
@@ -28,7 +30,16 @@ PREFIX_BYTES = 5  # Of a value: it names the schema.
 KINDS_MAX = 1000
 FLUSH_SECONDS = 0.1
 
+Admit = Callable[[str, bytes | None, str], None]  # (main topic, value, job type); ContractError.
 Outcomes = list[tuple[Entry, Outcome]]
+
+
+class Decode(Protocol):
+    """Bytes to a payload. Raises ContractError, RegistryUnavailable, KeysUnavailable."""
+
+    def __call__(self, value: bytes | None) -> Decoded:
+        """Decode one value."""
+        ...
 
 
 class Reading(Protocol):
@@ -41,6 +52,10 @@ class Reading(Protocol):
     @property
     def read(self) -> Callable[[bytes], Any]:
         """Value to payload. Raises ContractError."""
+
+    @property
+    def open(self) -> object:
+        """Not None where values have tagged fields: run.py reads them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +79,18 @@ class Quick:
         *,
         jobs: Mapping[str, JobSpec],
         reading: Callable[[bytes | None], Reading],
+        admit: Admit = any_subject,
         clock: Clock,
         timeout_seconds: float,
         bind_log: Callable[..., Any],
     ) -> None:
         self._jobs = jobs
         self._reading = reading
+        self._admit = admit
         self._clock = clock
         self._timeout_seconds = timeout_seconds
         self._bind_log = bind_log
-        self._kinds: dict[bytes, _Kind] = {}
+        self._kinds: dict[tuple[str, bytes], _Kind] = {}
 
     def run(self, work: Slice, outcomes: Outcomes, report: Callable[[Report], None]) -> int:
         """Run plain jobs from the first on. Returns how many records it has come past.
@@ -84,7 +101,7 @@ class Quick:
         assert work.stretch is not None
         at, count = 0, len(work.stretch)
         while at < count and not work.stop:
-            kind = self._kind(work.stretch.messages[at].value())
+            kind = self._kind(work, work.stretch.messages[at].value())
             began = at
             if kind is not None and kind.batch_max is not None:
                 at = self._run_batch(work, kind, at, outcomes)
@@ -158,9 +175,9 @@ class Quick:
                 ended, took = done.offsets.append, done.seconds.append
         return at
 
-    def knows_coroutine(self, prefix: bytes) -> bool:
-        """Whether values that begin so were read before, and coroutines run them."""
-        kind = self._kinds.get(prefix)
+    def knows_coroutine(self, topic: str, prefix: bytes) -> bool:
+        """Whether values on a topic that begin so were read before, and coroutines run them."""
+        kind = self._kinds.get((topic, prefix))
         return kind is not None and kind.spec.is_async
 
     def steps(
@@ -171,7 +188,7 @@ class Quick:
         began, done = monotonic(), None
         for at, entry in enumerate(work.entries):
             record = entry.record
-            kind = self._kind(record.value)
+            kind = self._kind(work, record.value)
             if work.stop or kind is None or not kind.spec.is_async or not _is_plain(entry, kind):
                 return at
             if work.skips(record.key):
@@ -306,17 +323,19 @@ class Quick:
         if entry.record.key is not None:
             work.failed.add(entry.record.key)
 
-    def _kind(self, value: bytes | None) -> _Kind | None:
+    def _kind(self, work: Slice, value: bytes | None) -> _Kind | None:
         """What a value's job needs; None: run.py tells what is wrong with it, or not plain."""
-        kind = self._kinds.get((value or b"")[:PREFIX_BYTES])
+        topic = work.owner.topic
+        kind = self._kinds.get((topic, (value or b"")[:PREFIX_BYTES]))
         if kind is not None or value is None:
             return kind
         try:
             reading = self._reading(value)
+            self._admit(topic, value, reading.job_type)
         except (ContractError, OutageError):
             return None
         spec = self._jobs.get(reading.job_type)
-        if spec is None or spec.simple is None or spec.sinks:
+        if spec is None or spec.simple is None or spec.sinks or reading.open is not None:
             return None
         kind = _Kind(
             spec=spec,
@@ -328,7 +347,7 @@ class Quick:
             batch_max=spec.batch_max,
         )
         if len(self._kinds) < KINDS_MAX:
-            self._kinds[kind.prefix] = kind
+            self._kinds[topic, kind.prefix] = kind
         return kind
 
 

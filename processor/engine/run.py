@@ -7,13 +7,14 @@ are flushed at the slice's end, when a job failed, and when the oldest has waite
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from processor.contracts import headers
 from processor.contracts.claims import CLAIM_BYTES_MAX, ClaimStore, claim_from_header
+from processor.contracts.masking import NOTHING, hiding, masked
+from processor.contracts.own_subjects import any_subject
+from processor.contracts.protected import Opened
 from processor.core.lane import Entry
 from processor.engine import effects
 from processor.engine.batch import Ready
@@ -29,7 +30,8 @@ from processor.engine.outcomes import (
     past_deadline,
 )
 from processor.engine.ports import Clock, Ledger, LedgerRow, OwnershipLost, row_among
-from processor.engine.quick import PREFIX_BYTES, Quick
+from processor.engine.quick import PREFIX_BYTES, Admit, Decode, Quick
+from processor.engine.slice_progress import SliceProgress, read_jobs
 from processor.engine.slices import (
     Duplicate,
     Failed,
@@ -49,34 +51,8 @@ SEEN_MAX = 1000
 Steps = Generator[Awaiting, Any, None]
 
 
-class Decode(Protocol):
-    """Bytes to (job type, payload). Raises ContractError, RegistryUnavailable."""
-
-    def __call__(self, value: bytes | None) -> tuple[str, Any]:
-        """Decode one value."""
-        ...
-
-
 class _Told(Exception):
     """The slice ends early, and the present job comes again."""
-
-
-@dataclass(slots=True)
-class _Progress:
-    """How far one slice has come: what is settled, and what ran but is not written down yet."""
-
-    work: Slice
-    outcomes: list[tuple[Entry, Outcome]] = field(default_factory=list)
-    unwritten: list[Unwritten] = field(default_factory=list)
-    since: float = 0.0  # Monotonic seconds: when it began, or reported last.
-    batch: list[Ready] = field(default_factory=list)  # Decoded, and not run yet.
-    identities: set[str] = field(default_factory=set)  # Of what is in `batch` or `unwritten`.
-    unroll: bool = False  # What is left must be admitted record by record.
-
-    def ran(self, one: Unwritten) -> None:
-        """Note a run that is to be written."""
-        self.unwritten.append(one)
-        self.identities.add(one.effect.identity)
 
 
 class Runner:
@@ -89,6 +65,7 @@ class Runner:
         *,
         jobs: Mapping[str, JobSpec],
         decode: Decode,
+        admit: Admit = any_subject,
         ledger: Ledger,
         claims: ClaimStore | None,
         clock: Clock,
@@ -99,9 +76,10 @@ class Runner:
         self._quick = quick
         self._has_sinks = any(spec.sinks for spec in jobs.values())
         # Beginnings of values that were decoded before: whether all their handlers are coroutines.
-        self._seen: dict[bytes, bool] = {}
+        self._seen: dict[tuple[str, bytes], bool] = {}  # With their main topics.
         self._jobs = jobs
         self._decode = decode
+        self._admit = admit
         self._ledger = ledger
         self._claims = claims
         self._clock = clock
@@ -117,12 +95,15 @@ class Runner:
         """Whether a step of this slice may wait for anything but its handlers' coroutines."""
         if self._ledger.remembers or self._has_sinks or self._claims is not None:
             return True
+        topic = work.owner.topic
         prefixes = {(entry.record.value or b"")[:PREFIX_BYTES] for entry in work.entries}
-        return not all(self._seen.get(each) or self._knows(each) for each in prefixes)
+        return not all(
+            self._seen.get((topic, each)) or self._knows(topic, each) for each in prefixes
+        )
 
-    def _knows(self, prefix: bytes) -> bool:
+    def _knows(self, topic: str, prefix: bytes) -> bool:
         """Whether values that begin so are read without a wait, and run by coroutines."""
-        return self._quick is not None and self._quick.knows_coroutine(prefix)
+        return self._quick is not None and self._quick.knows_coroutine(topic, prefix)
 
     def steps(self, work: Slice, report: Callable[[Report], None]) -> Steps:
         """Run a slice's records in order until one fails, it is asked to stop, or none is left.
@@ -131,7 +112,7 @@ class Runner:
         taken on any thread, one after the other.
         """
         work.begun = True
-        progress = _Progress(work)
+        progress = SliceProgress(work)
         lost = False
         try:
             first = 0
@@ -149,13 +130,15 @@ class Runner:
         done, outcomes = work.ran, progress.outcomes
         report(Report(work, outcomes, True, lost=lost, done=done, unroll=progress.unroll))
 
-    def _run_all(self, progress: _Progress, first: int, report: Callable[[Report], None]) -> Steps:
+    def _run_all(
+        self, progress: SliceProgress, first: int, report: Callable[[Report], None]
+    ) -> Steps:
         work = progress.work
         entries = work.entries[first:]
         entry = entries[0]
         progress.since = self._clock.monotonic()
         try:
-            known = self._known(entries)
+            known = self._ledger.lookup(read_jobs(entries))  # Once for the whole slice.
             for entry in entries:
                 if work.stop:
                     return
@@ -196,25 +179,15 @@ class Runner:
         except (_Told, JobCancelled):
             return
 
-    def _known(self, entries: Sequence[Entry]) -> dict[str, LedgerRow]:
-        """Ask the ledger once for the whole slice. Malformed headers leave the job its place."""
-        identities: list[str] = []
-        for entry in entries:
-            with contextlib.suppress(ContractError):
-                entry.job = headers.read_job(entry.record, entry.hop)
-            job = entry.job or headers.nameless_job(entry.hop)
-            identities += job.identities(job.job_type or "")
-        return self._ledger.lookup(identities)
-
     def _prepare(
-        self, entry: Entry, known: dict[str, LedgerRow], progress: _Progress
+        self, entry: Entry, known: dict[str, LedgerRow], progress: SliceProgress
     ) -> Ready | Outcome | None:
         """Decode one job, unless its outcome is known. None: it ran and waits to be written."""
-        started = self._clock.monotonic()
+        started, hidden = self._clock.monotonic(), NOTHING
         try:
             job = entry.job or headers.nameless_job(entry.hop)
             row = self._row(job.identities(job.job_type or ""), known, progress)
-            if (outcome := known_outcome(row, job, entry)) is not None:
+            if (outcome := self._known_outcome(row, job, entry)) is not None:
                 return outcome
             if isinstance(entry.ran, Unwritten):
                 progress.ran(entry.ran)
@@ -225,21 +198,38 @@ class Runner:
             if past_deadline(job, self._clock.now()):
                 raise PermanentError("the job's deadline has passed")
             value = self._value(entry, job)
-            job_type, payload = self._decode(value)
+            job_type, payload, opened = self._decode(value)
             if job.job_type is None and job.idempotency_key is not None:
                 row = self._row(job.identities(job_type), {}, progress, ask=True)
-                if (outcome := known_outcome(row, job, entry)) is not None:
+                if (outcome := known_outcome(row, job, entry, lambda: opened)) is not None:
                     return outcome
             spec = self._spec(job, job_type, progress.work)
-            self._note(value, spec)
+            self._admit(progress.work.owner.topic, value, job_type)
+            if opened is None:  # A key may have to be waited for.
+                self._note(progress.work, value, spec)
             if job.job_type is None:  # A stranger's headers name none.
                 job = job._replace(job_type=job_type)
             entry.job = job
-            return Ready(entry, job, spec, spec.convert(payload), row)
+            hidden = NOTHING if opened is None else opened.plaintexts
+            return Ready(entry, job, spec, spec.convert(payload), row, opened)
         except PermanentError as fault:
-            return Failed(failure_of(fault), self._clock.monotonic() - started)
+            with hiding(hidden):
+                return Failed(failure_of(fault), self._clock.monotonic() - started)
 
-    def _batched(self, ready: Ready | Outcome | None, progress: _Progress) -> bool:
+    def _known_outcome(
+        self, row: LedgerRow | None, job: JobHeaders, entry: Entry
+    ) -> Outcome | None:
+        """What the ledger says of a job before it is decoded; its keyed digest needs that."""
+
+        def opened() -> Opened | None:
+            try:
+                return self._decode(self._value(entry, job)).opened
+            except PermanentError:
+                return None  # No payload that ran.
+
+        return known_outcome(row, job, entry, opened)
+
+    def _batched(self, ready: Ready | Outcome | None, progress: SliceProgress) -> bool:
         """Put a job into its batch, and run the batch that is full or ends here. False: stop."""
         batch = progress.batch
         spec = ready.spec if isinstance(ready, Ready) else None
@@ -253,7 +243,7 @@ class Runner:
             progress.identities.add(ready.job.identity(spec.job_type))
         return len(progress.batch) < spec.batch_max or self._run_batch(progress)
 
-    def _run_batch(self, progress: _Progress) -> bool:
+    def _run_batch(self, progress: SliceProgress) -> bool:
         """Run the jobs that wait for their batch. False: one failed, and nothing may pass it."""
         work, batch = progress.work, progress.batch
         if not batch:
@@ -262,12 +252,13 @@ class Runner:
         started = self._clock.monotonic()
         results = self._caller.call_batch(work, batch)
         seconds = (self._clock.monotonic() - started) / len(batch)
-        for (entry, job, spec, *_), result in zip(batch, results, strict=True):
+        for (entry, job, spec, *_, opened), result in zip(batch, results, strict=True):
             key = entry.record.key
             if work.skips(key):
                 continue  # One of its key has failed: it comes again.
             if not isinstance(result, Failure):
-                progress.ran(Unwritten(entry, effects.effect_of(entry, job, result), spec, seconds))
+                effect = effects.effect_of(entry, job, result, opened)
+                progress.ran(Unwritten(entry, effect, spec, seconds, opened))
                 continue
             if not self._flush(progress):
                 return False
@@ -279,10 +270,10 @@ class Runner:
         return True
 
     def _run_one(
-        self, ready: Ready, progress: _Progress
+        self, ready: Ready, progress: SliceProgress
     ) -> Generator[Awaiting, Any, Outcome | None]:
         """Run one job. None: it succeeded and waits to be written."""
-        entry, job, spec, *_ = ready
+        entry, job, spec, *_, opened = ready
         started = self._clock.monotonic()
         called = yield from self._caller.call(
             ready, progress.work, write_before=lambda: self._flush(progress)
@@ -290,13 +281,14 @@ class Runner:
         seconds = self._clock.monotonic() - started
         if isinstance(called, Failure):
             return Failed(called, seconds)
-        one = Unwritten(entry, effects.effect_of(entry, job, called.result), spec, seconds)
+        effect = effects.effect_of(entry, job, called.result, opened)
+        one = Unwritten(entry, effect, spec, seconds, opened)
         if called.transaction is not None:
             return self._commit(called, one, progress)
         progress.ran(one)
         return None
 
-    def _commit(self, called: Called, one: Unwritten, progress: _Progress) -> Outcome:
+    def _commit(self, called: Called, one: Unwritten, progress: SliceProgress) -> Outcome:
         """Write an effect in the transaction that the handler has written in."""
         assert called.transaction is not None
         try:
@@ -311,7 +303,7 @@ class Runner:
         self,
         identities: Sequence[str],
         known: dict[str, LedgerRow],
-        progress: _Progress,
+        progress: SliceProgress,
         ask: bool = False,
     ) -> LedgerRow | None:
         """The ledger's row; asked for again where this very slice may have made it."""
@@ -338,11 +330,11 @@ class Runner:
             )
         return spec
 
-    def _note(self, value: bytes | None, spec: JobSpec) -> None:
+    def _note(self, work: Slice, value: bytes | None, spec: JobSpec) -> None:
         """Note that values that begin so can be decoded without a wait, and what runs them."""
-        prefix = (value or b"")[:PREFIX_BYTES]
-        if prefix in self._seen or len(self._seen) < SEEN_MAX:
-            self._seen[prefix] = spec.is_async and self._seen.get(prefix, True)
+        known = (work.owner.topic, (value or b"")[:PREFIX_BYTES])
+        if known in self._seen or len(self._seen) < SEEN_MAX:
+            self._seen[known] = spec.is_async and self._seen.get(known, True)
 
     def _value(self, entry: Entry, job: JobHeaders) -> bytes | None:
         if job.claim is None:
@@ -355,7 +347,7 @@ class Runner:
             )
         return self._claims.get(claim, self._claim_bytes_max)
 
-    def _flush(self, progress: _Progress) -> bool:
+    def _flush(self, progress: SliceProgress) -> bool:
         """Write what succeeded. False: the slice ends here, and what has no outcome comes again.
 
         While a sink or the ledger is away what the runs left stays with their entries: they need
@@ -371,7 +363,8 @@ class Runner:
         except OutageError as outage:
             for each in unwritten:
                 each.entry.ran = each
-            away_now = Unavailable(away(outage), outage.message)
+            with hiding(effects.hidden_of(unwritten)):
+                away_now = Unavailable(away(outage), masked(outage.message))
             progress.outcomes.append((unwritten[0].entry, away_now))
             return False
         except (PermanentError, Retry, SinkFailed) as fault:
@@ -380,12 +373,13 @@ class Runner:
 
     def _failure(self, fault: Exception, one: Unwritten) -> Failure:
         """Describe what a sink made of a run that its handler had ended well."""
-        if not isinstance(fault, SinkFailed):
-            return failure_of(fault)
-        return self._caller.sink_failed(fault.error, one.entry, one.spec)
+        with hiding(effects.hidden_of([one])):
+            if not isinstance(fault, SinkFailed):
+                return failure_of(fault)
+            return self._caller.sink_failed(fault.error, one.entry, one.spec)
 
     def _write_one_by_one(
-        self, progress: _Progress, whole: list[Unwritten], fault: Exception
+        self, progress: SliceProgress, whole: list[Unwritten], fault: Exception
     ) -> bool:
         """Find the result that a sink does not take: its job fails, those before are written."""
         if len(whole) == 1:

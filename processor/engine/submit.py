@@ -10,8 +10,9 @@ from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 from processor.contracts import headers
-from processor.contracts.avro import VALUE_BYTES_MAX
+from processor.contracts.avro import VALUE_BYTES_MAX, Encoder
 from processor.contracts.claims import ClaimStore, claim_to_header
+from processor.contracts.masking import Plaintexts
 from processor.contracts.topic import DAY, Topic
 from processor.errors import UsageError
 from processor.model import Outgoing
@@ -71,11 +72,13 @@ class Way(NamedTuple):
     encode: Encode
     message_bytes_max: int
     start_within_seconds: float  # One that starts later would be gone (`Topic.wait_seconds_max`).
+    plaintexts: Callable[[Mapping[str, Any]], Plaintexts] | None = None  # What no name may tell.
 
 
-def way_of(topic: Topic, encode: Encode) -> Way:
+def way_of(topic: Topic, encoder: Encoder) -> Way:
     """How jobs are sent to a declared topic."""
-    return Way(topic.name, encode, topic.message_max, topic.wait_seconds_max)
+    plaintexts = encoder.plaintexts if encoder.protects else None
+    return Way(topic.name, encoder.encode, topic.message_max, topic.wait_seconds_max, plaintexts)
 
 
 def outgoing(
@@ -93,9 +96,11 @@ def outgoing(
     large, or there is no claim store for it, and when its start lies too far ahead;
     StoreUnavailable when the claim store does not answer.
     """
-    payload = job.payload
-    value: bytes | None = way.encode(payload if type(payload) is dict else _mapping(job))
+    payload = job.payload if type(job.payload) is dict else _mapping(job)
+    value: bytes | None = way.encode(payload)
     assert value is not None
+    if way.plaintexts is not None:
+        _check_names(job, way.plaintexts(payload))
     claim = not_before_ms = None
     if job.not_before is not None:
         not_before_ms = _milliseconds("not-before", job.not_before)
@@ -128,6 +133,17 @@ def outgoing(
     )
     key = None if job.key is None else _encoded("key", job.key, bytes_max=KEY_BYTES_MAX)
     return job_id, Outgoing(way.topic, None, key, value, written)
+
+
+def _check_names(job: NewJob, plaintexts: Plaintexts) -> None:
+    names = {"key": job.key, "idempotency key": job.idempotency_key, "job id": job.job_id}
+    for what, name in names.items():
+        if name is not None and plaintexts.named_by(name):
+            raise UsageError(
+                f"the {what} of `{job.job_type}` tells the value of a field tagged PII, and is not"
+                " encrypted",
+                hint="give an id, or a keyed digest of the value",
+            )
 
 
 def _check_start(job: NewJob, ahead_seconds: float, way: Way) -> None:

@@ -13,7 +13,7 @@ from typing import Literal
 Outcome = Literal["done", "retried", "parked", "held", "dead", "repeated"]
 Change = Literal["assigned", "revoked", "lost"]
 CommitResult = Literal["done", "refused", "failed"]
-Outage = Literal["broker", "registry", "store", "sink"]
+Outage = Literal["broker", "registry", "store", "keys", "sink"]
 
 
 class Telemetry:

@@ -13,7 +13,8 @@ from processor.core.lane import Entry
 from processor.engine.batch import Ready
 from processor.engine.call import Awaiting
 from processor.engine.ports import LedgerRow
-from processor.engine.run import Runner, Steps, _Progress
+from processor.engine.run import Runner, Steps
+from processor.engine.slice_progress import SliceProgress
 from processor.engine.slices import Duplicate, Failed, Outcome, Report, Slice
 from processor.engine.tracing import Tracing
 from processor.errors import OutageError
@@ -42,7 +43,7 @@ class TracedRunner(Runner):
         yield from super().steps(work, told)
 
     def _prepare(
-        self, entry: Entry, known: dict[str, LedgerRow], progress: _Progress
+        self, entry: Entry, known: dict[str, LedgerRow], progress: SliceProgress
     ) -> Ready | Outcome | None:
         if entry.ran is None:  # Else its run is over, and has but to be written.
             entry.span = self._begin(entry)
@@ -59,14 +60,14 @@ class TracedRunner(Runner):
         return ready
 
     def _run_one(
-        self, ready: Ready, progress: _Progress
+        self, ready: Ready, progress: SliceProgress
     ) -> Generator[Awaiting, Any, Outcome | None]:
         outcome = yield from super()._run_one(ready, progress)
         if outcome is not None:
             _end(ready.entry, outcome)
         return outcome
 
-    def _flush(self, progress: _Progress) -> bool:
+    def _flush(self, progress: SliceProgress) -> bool:
         before = len(progress.outcomes)
         try:
             return super()._flush(progress)

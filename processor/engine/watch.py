@@ -34,7 +34,7 @@ ASK_SECONDS_MAX = 2.0  # The loop waits for the answer.
 # What a cause may come from without being a fault of this worker.
 _OUTAGES: dict[Cause, tuple[Outage, ...]] = {
     Cause.SETTLING: ("broker", "sink"),
-    Cause.WAITING: ("sink", "registry", "store"),
+    Cause.WAITING: ("sink", "registry", "store", "keys"),
     Cause.READING: ("broker",),
     Cause.TAKING: ("broker", "sink"),
 }

@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from processor.adapters.keys import registered_encoder
 from processor.adapters.registry import Registry
 from processor.contracts import headers
-from processor.contracts.avro import Encoder, subject_for
+from processor.contracts.avro import subject_for
 from processor.contracts.builtin import schema_directories, topic_directories
 from processor.contracts.claims import ClaimStore
 from processor.contracts.schemas import SchemaSet
@@ -50,8 +51,9 @@ class Contracts:
         way = self._ways.get(job_type)
         if way is None:
             topic, schema = self._topics.for_job(job_type), self._schemas.get(job_type)
-            schema_id = self._registry.id_of(subject_for(topic.name, job_type), schema.text)
-            way = self._ways[job_type] = way_of(topic, Encoder(schema, schema_id).encode)
+            subject = subject_for(topic.name, job_type)
+            encoder = registered_encoder(self._registry, subject, schema, self.settings.encryption)
+            way = self._ways[job_type] = way_of(topic, encoder)
         return way
 
 

@@ -19,6 +19,7 @@ from confluent_kafka import KafkaError
 
 from processor.adapters.appends import Appends
 from processor.adapters.broker import fault_while_serving, to_write
+from processor.adapters.keys import registered_encoder
 from processor.adapters.registry import Registry
 from processor.contracts import headers
 from processor.contracts.avro import Encoder, subject_for
@@ -126,9 +127,11 @@ class KafkaSink:
                 settings = load_settings() if self._settings is None else self._settings
                 schema = SchemaSet.load(schema_directories(settings)).get(self._schema)
                 subject = subject_for(self._topic, self._schema)
-                schema_id = Registry(settings.registry).id_of(subject, schema.text)
+                encoder = registered_encoder(
+                    Registry(settings.registry), subject, schema, settings.encryption
+                )
                 appends = Appends(settings.kafka, "sink")
-                self._made = (appends, Encoder(schema, schema_id), settings.kafka)
+                self._made = (appends, encoder, settings.kafka)
             return self._made
 
     def check(self) -> None:

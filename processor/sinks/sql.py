@@ -364,7 +364,7 @@ def row_of(row: Sequence[Any]) -> LedgerRow:
 
 def done_row(owner: Owner, effect: Effect, at: float) -> tuple[Any, ...]:
     """Lay an effect out as the columns of the ledger."""
-    result = None if effect.result is None else json.dumps(effect.result)
+    result = effect.result_text
     return (effect.identity, effect.job_id, effect.job_type, key_text(effect.key), "done",
             effect.replay, effect.attempt, *effect.origin, owner.epoch, effect.payload_hash,
             result, None, None, at)  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -45,7 +44,7 @@ class MemoryLedger:
         self._check(owner)
         rows, new = dict(self.rows), []
         for effect in effects:
-            result = None if effect.result is None else json.dumps(effect.result)
+            result = effect.result_text
             row = LedgerRow(
                 effect.identity, effect.job_id, "done", result, None, effect.attempt,
                 effect.replay, effect.payload_hash,

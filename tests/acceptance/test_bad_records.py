@@ -148,6 +148,13 @@ class Bench:
             self._encoders[job] = Encoder(schema, schema_id)
         return self._encoders[job].encode(payload)
 
+    def of_another_topic(self, job: str, **payload: str) -> bytes:
+        """A value whose schema is registered, but not for this topic."""
+        schema = self._schemas.get(job)
+        other = json.dumps({**json.loads(schema.text), "doc": f"Of another {self.topic}."})
+        schema_id = self._registry.register(f"{self.topic}.other-{job}", other)
+        return Encoder(schema, schema_id).encode(payload)
+
     def job(self, to: str, act: str = "send", job: str = "mail.send") -> Sent:
         """A good record, with a key of its own."""
         value = self.encoded(job, to=to, act=act)
@@ -271,6 +278,9 @@ def bad_records(bench: Bench) -> dict[str, Bad]:
         "a job type without a handler": Bad(
             bench.encoded("mail.stray", to="x", act="send"), says="no handler"
         ),
+        "a schema of another topic": Bad(
+            bench.of_another_topic("mail.send", to="x", act="send"), says="is not registered under"
+        ),
         "a type that is not the value's": Bad(
             good, [("ce_type", b"mail.slow")], says="header says `mail.slow`"
         ),
@@ -304,7 +314,7 @@ def bad_records(bench: Bench) -> dict[str, Bad]:
 NAMES = [
     "text", "nothing", "no bytes", "no key either", "half a schema id", "an unknown schema id",
     "a truncated body", "an empty body", "trailing bytes", "a length beyond all bounds",
-    "a job type without a handler", "a type that is not the value's",
+    "a job type without a handler", "a schema of another topic", "a type that is not the value's",
     "a deadline that is no time", "a start that is no time", "an id too long",
     "an id that is no text", "an expired deadline", "a claim that is no claim",
     "a missing claim object", "a claim outside of the store", "a claim that climbs out",

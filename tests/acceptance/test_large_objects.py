@@ -72,6 +72,7 @@ def topic(project: Project, s3: Any) -> str:
             "secret_access_key": s3.secret_access_key,
         },
         claims={"store": f"s3://processor-claims/{project.name}"},
+        http={"networks": ["127.0.0.0/8"]},  # The tests' web server.
     )
     name = project.add_topic("files", ["object.copy", "object.checksum"])
     project.provision()

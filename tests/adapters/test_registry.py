@@ -77,6 +77,21 @@ def test_registered_schema_is_found_by_text_and_by_id(real: Registry, subject: s
     assert subject in real.subjects()
 
 
+def test_subjects_of_a_schema_are_told_also_where_it_was_retired(real: Registry, subject: str):
+    text = record(("x", "string"), (f"y{subject[1:7]}", "string"))
+    schema_id = real.register(subject, text)
+
+    with_one = real.subjects_of(schema_id)
+    real.register(f"{subject}2", text)
+    with_two = sorted(real.subjects_of(schema_id))
+    real._client.delete_subject(subject)
+
+    assert with_one == [subject]
+    assert with_two == [subject, f"{subject}2"]
+    assert sorted(real.subjects_of(schema_id)) == with_two
+    assert real.subjects_of(2_000_000_000) == []
+
+
 def test_newest_version_is_the_latest(real: Registry, subject: str):
     first = real.register(subject, record(("x", "string")))
     at_first = real.latest(subject)

@@ -388,6 +388,46 @@ def test_flipped_byte_decodes_or_is_a_contract_fault(payload: dict[str, Any], da
     assert decoded.payload.keys() == filled(payload).keys()
 
 
+def text_of(*fields: tuple[Any, ...]) -> str:
+    listed = [
+        {"name": name, "type": kind, **({"doc": more[0]} if more else {})}
+        for name, kind, *more in fields
+    ]
+    return json.dumps({"type": "record", "name": "a.job", "fields": listed})
+
+
+def named(level: int, *kinds: Any) -> dict[str, Any]:
+    fields = [{"name": f"f{at}", "type": kind} for at, kind in enumerate(kinds)]
+    return {"type": "record", "name": f"a.level{level}", "fields": fields}
+
+
+def doubled(levels: int, leaf: Any) -> list[tuple[str, Any]]:
+    """Records of two records of two records …: a million values, and no byte between them."""
+    kind = named(0, leaf)
+    for level in range(1, levels):
+        kind = named(level, kind, f"a.level{level - 1}")
+    return [("x", kind)]
+
+
+def stacked(levels: int) -> list[tuple[str, Any]]:
+    """Each type holds the one before it by name, so the text is flat and the value is deep."""
+    fields = [("x0", named(0, "int"))]
+    return fields + [(f"x{n}", named(n, f"a.level{n - 1}")) for n in range(1, levels)]
+
+
+def test_value_as_deep_as_is_allowed_is_read():
+    schema = job(*stacked(64))
+    deep: Any = 7
+    payload = {}
+    for level in range(64):
+        deep = {"f0": deep}
+        payload[f"x{level}"] = deep
+
+    value = Encoder(schema, 1).encode(payload)
+
+    assert Decoder(FakeSource(id1=schema.text)).decode(value).payload == payload
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -398,6 +438,11 @@ def test_flipped_byte_decodes_or_is_a_contract_fault(payload: dict[str, Any], da
         ('"string"', "is no record"),
         ('{"type":"record","name":"a.job","fields":[{"name":"x","type":"b.part"}]}',
          "no self-contained Avro schema"),
+        (text_of(*doubled(20, "null")), "values that take no bytes"),
+        (text_of(*doubled(20, {"type": "record", "name": "a.empty", "fields": []})),
+         "values that take no bytes"),
+        (text_of(*stacked(65)), "nested deeper than 64"),
+        (text_of(("x", "string", "d" * 1_100_000)), "more than 1048576 characters"),
         ("[" * 100_000, "no self-contained Avro schema"),
         ("not json", "no self-contained Avro schema"),
     ],

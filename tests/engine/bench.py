@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from processor.contracts import headers
+from processor.contracts.avro import Decoded
 from processor.core.lane import Ordering
 from processor.core.retry import RetryPolicy
 from processor.engine.call import Caller
@@ -378,22 +379,22 @@ class Bench:
             return lambda n: self._handle(n, None)
         return (lambda n: self._handle_async(n, None)) if self.payload_alone else None
 
-    def _decode(self, value: bytes | None) -> tuple[str, Any]:
+    def _decode(self, value: bytes | None) -> Decoded:
         if self.decode_faults:
             raise self.decode_faults.pop(0)
         try:
-            return "count", json.loads(value or b"")
+            return Decoded("count", json.loads(value or b""))
         except ValueError:
             raise ContractError("the value is no job") from None
 
     def _reading(self, value: bytes | None) -> Any:
         self.on_new_schema(value)
-        job_type, _ = self._decode(value)
+        job_type = self._decode(value).job_type
 
         def read(value: bytes) -> Any:
-            return self._decode(value)[1]
+            return self._decode(value).payload
 
-        return SimpleNamespace(job_type=job_type, read=read)
+        return SimpleNamespace(job_type=job_type, read=read, open=None)
 
     async def _handle_async(self, n: int, context: JobContext) -> dict[str, int]:
         self.runs.append(n)

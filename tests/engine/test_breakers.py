@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from processor.adapters.pool import ThreadPool
+from processor.contracts.avro import Decoded
 from processor.core.lane import Ordering
 from processor.engine.job import JobSpec
 from processor.errors import SinkUnavailable
@@ -38,9 +38,9 @@ class Mixed(Bench):
         kept = replace(spec, job_type="kept", simple=None, sinks=(self.sink,))
         return {"count": spec, "kept": kept}
 
-    def _decode(self, value: bytes | None) -> tuple[str, Any]:
+    def _decode(self, value: bytes | None) -> Decoded:
         n = json.loads(value or b"")
-        return "kept" if n >= 100 else "count", n
+        return Decoded("kept" if n >= 100 else "count", n)
 
 
 @pytest.mark.parametrize("kind", ["coroutines", "functions"])

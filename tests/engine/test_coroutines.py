@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from processor.adapters.pool import ThreadPool
+from processor.contracts.avro import Decoded
 from processor.core.lane import Ordering
 from processor.engine.job import JobSpec
 from processor.sinks.no_ledger import NoLedger
@@ -39,9 +40,9 @@ class Mixed(Bench):
         plain = replace(spec, job_type="plain", call=self._handle, is_async=False)
         return {"count": spec, "plain": plain}
 
-    def _decode(self, value: bytes | None) -> tuple[str, Any]:
+    def _decode(self, value: bytes | None) -> Decoded:
         n = json.loads(value or b"")
-        return "plain" if n >= 100 else "count", n
+        return Decoded("plain" if n >= 100 else "count", n)
 
     def submit(self, n: int, key: str | None = "k", **more: Any) -> int:
         if n < 100:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from processor.contracts import headers
+from processor.contracts.avro import Decoded
 from processor.core.lane import Ordering
 from processor.core.retry import RetryPolicy
 from processor.engine.call import Caller
@@ -128,6 +129,7 @@ class Numbers:
     """How the jobs of a world are read."""
 
     job_type = "count"
+    open = None
 
     def read(self, value: bytes) -> Any:
         return json.loads(value)
@@ -247,7 +249,7 @@ class World:
         jobs = {"count": self.spec(lambda: made[0])}
         runner = Runner(
             jobs=jobs,
-            decode=lambda value: ("count", json.loads(value or b"null")),
+            decode=lambda value: Decoded("count", json.loads(value or b"null")),
             ledger=ledger,
             claims=None,
             clock=self.clock,

@@ -1,5 +1,6 @@
-"""Objects on an HTTP or HTTPS server, for reading only.
+"""Objects on an HTTP or HTTPS server, for reading only, and only where jobs may reach.
 
+A job's URL is a stranger's: what it may reach is decided in addresses.py, and kept to in guard.py.
 A server that fails or does not answer is a plain TransientError and not StoreUnavailable: it is
 somebody else's, and its outage must not pause the queue for all other jobs. Addresses are shown in
 faults without their query and password, for a signed link is a secret.
@@ -7,30 +8,45 @@ faults without their query and password, for a signed link is a secret.
 
 from __future__ import annotations
 
+import ssl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import httpcore
 import httpx
 
+from processor.adapters.objects.addresses import Admission
+from processor.adapters.objects.guard import GuardedTransport, Resolve, in_time, resolved
 from processor.contracts.claims import CHUNK_BYTES, ObjectStat, Put, Reader, Stream
-from processor.errors import ContractError, PermanentError, TransientError
+from processor.errors import ContractError, PermanentError, TransientError, UsageError
+from processor.protection import HttpSettings
 
 NO_HEAD = (405, 501)  # A server that answers so to HEAD may well answer GET.
 REDIRECTS_MAX = 5
-SIZE_MAX = 1024**4
 TIMEOUT = httpx.Timeout(connect=10.0, read=60.0, write=10.0, pool=10.0)
 _LATER = {408, 425, 429}
+_AWAY = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError)
 
 
 class HttpSource:
-    """A read-only object store over HTTP(S). `size_max` is in bytes; a longer body is refused."""
+    """A read-only object store over HTTP(S), held to what the settings admit.
 
-    def __init__(self, *, size_max: int = SIZE_MAX, timeout: httpx.Timeout = TIMEOUT) -> None:
-        self._size_max = size_max
+    `resolve` stands in for the system's resolver.
+    """
+
+    def __init__(
+        self, settings: HttpSettings | None = None, *, resolve: Resolve = resolved
+    ) -> None:
+        settings = settings or HttpSettings()
+        self._size_max = settings.size_max
+        self._seconds_max = settings.timeout_seconds
+        admission = Admission(settings.hosts, settings.networks)
         # trust_env=False: no proxy or .netrc of the environment speaks for a job's URL. Identity:
         # the bytes that are hashed must be the object's own, not a transfer's compression.
         self._client = httpx.Client(
-            timeout=timeout,
+            transport=GuardedTransport(admission, _tls(settings), resolve=resolve),
+            timeout=TIMEOUT,
             trust_env=False,
             follow_redirects=False,
             headers={"accept-encoding": "identity", "user-agent": "processor"},
@@ -38,19 +54,20 @@ class HttpSource:
 
     def open(self, uri: str) -> Reader:
         """Ask for an object; its body is fetched as it is read."""
-        answer = self._ask("GET", uri)
+        until = time.monotonic() + self._seconds_max
+        answer = self._ask("GET", uri, until)
         size = _size(answer)
         if size is not None and size > self._size_max:
             answer.close()
             raise PermanentError(
                 f"{_shown(uri)} has {size} bytes, over the limit of {self._size_max}"
             )
-        return HttpReader(answer, uri, size_max=self._size_max)
+        return HttpReader(answer, uri, size_max=self._size_max, until=until)
 
     def stat(self, uri: str) -> ObjectStat | None:
         """Ask for an object's headers. A server need not tell the size, nor know HEAD."""
         try:
-            answer = self._ask("HEAD", uri)
+            answer = self._ask("HEAD", uri, time.monotonic() + self._seconds_max)
         except ContractError:
             return None
         if answer.status_code in NO_HEAD:
@@ -83,12 +100,12 @@ class HttpSource:
         """Close the connections."""
         self._client.close()
 
-    def _ask(self, method: str, uri: str) -> httpx.Response:
+    def _ask(self, method: str, uri: str, until: float) -> httpx.Response:
         """Send one request, following a few redirects; each address must be admitted."""
         address = uri
         for _ in range(REDIRECTS_MAX + 1):
             url = admit(address)
-            with _faults(uri):
+            with _faults(uri), in_time(until):
                 answer = self._client.send(self._client.build_request(method, url), stream=True)
             if method == "HEAD" and answer.status_code in NO_HEAD:
                 answer.close()
@@ -96,17 +113,18 @@ class HttpSource:
             if not answer.has_redirect_location:
                 return _require_success(answer, uri)
             answer.close()
-            address = str(url.join(answer.headers["location"]))
+            address = _next(url, answer.headers["location"], uri)
         raise PermanentError(f"{_shown(uri)} redirects more than {REDIRECTS_MAX} times")
 
 
 class HttpReader:
-    """A body being fetched. One that breaks off in the middle is a TransientError."""
+    """A body being fetched. One that breaks off, or is not whole in time, is a TransientError."""
 
-    def __init__(self, answer: httpx.Response, uri: str, *, size_max: int) -> None:
+    def __init__(self, answer: httpx.Response, uri: str, *, size_max: int, until: float) -> None:
         self._answer = answer
         self._uri = uri
         self._size_max = size_max
+        self._until = until
         self._chunks = answer.iter_raw(CHUNK_BYTES)
         self._rest = b""
         self._count = 0
@@ -131,7 +149,7 @@ class HttpReader:
         self._answer.close()
 
     def _fetch(self) -> bytes:
-        with _faults(self._uri):
+        with _faults(self._uri), in_time(self._until):
             chunk = next(self._chunks, b"")
         self._count += len(chunk)
         if self._count > self._size_max:
@@ -142,15 +160,40 @@ class HttpReader:
 def admit(address: str) -> httpx.URL:
     """Give the URL if a job may name it; PermanentError otherwise. Every redirect comes here too.
 
-    This is the one place for the rules about hosts and networks that jobs must not reach.
+    The host and its addresses are judged when it is connected to.
     """
     try:
         url = httpx.URL(address)
-    except httpx.InvalidURL as fault:
-        raise PermanentError(f"the address is no URL: {fault}") from fault
+    except httpx.InvalidURL:
+        raise PermanentError("the address is no URL") from None  # It may tell a password.
     if url.scheme not in ("http", "https") or not url.host:
         raise PermanentError(f"{_shown(address)} must be http:// or https:// and a host")
+    if url.userinfo:
+        raise PermanentError(
+            f"{_shown(address)} carries a user or a password",
+            hint="a job's payload is no place for one: use a signed link, or S3",
+        )
     return url
+
+
+def _next(url: httpx.URL, location: str, uri: str) -> str:
+    """Give the address that a redirect leads to."""
+    target = url.join(location)  # The client has found it to be a URL.
+    if url.scheme == "https" and target.scheme == "http":
+        raise PermanentError(f"{_shown(uri)} redirects from https to http, where anyone may read")
+    return str(target)
+
+
+def _tls(settings: HttpSettings) -> ssl.SSLContext:
+    if settings.ca_file is None:
+        return httpx.create_ssl_context(trust_env=False)
+    try:
+        return ssl.create_default_context(cafile=settings.ca_file)
+    except OSError as fault:  # An SSLError is one.
+        raise UsageError(
+            f"http.ca_file {settings.ca_file} cannot be used: {fault.strerror or fault}",
+            hint="it must hold PEM certificates",
+        ) from None
 
 
 def _require_success(answer: httpx.Response, uri: str) -> httpx.Response:
@@ -193,7 +236,7 @@ def _read_only(uri: str) -> PermanentError:
 def _faults(uri: str) -> Iterator[None]:
     try:
         yield
-    except httpx.TransportError as fault:
+    except (httpx.TransportError, *_AWAY) as fault:
         raise TransientError(
             f"{_shown(uri)} does not answer: {fault or type(fault).__name__}"
         ) from fault

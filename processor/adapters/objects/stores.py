@@ -94,7 +94,7 @@ class Objects:
         if scheme == "http":
             from processor.adapters.objects.http import HttpSource
 
-            return HttpSource()
+            return HttpSource(self._settings.http)
         raise PermanentError(
             f"no object store serves the URI {uri.partition('?')[0]!r}",
             hint="use file:///path, s3://bucket/key, or http(s)://… for reading",

@@ -10,7 +10,10 @@ import pytest
 
 from processor.adapters.objects.http import HttpSource
 from processor.errors import ContractError, PermanentError, StoreUnavailable, TransientError
+from processor.protection import HttpSettings
 from tests.adapters.objects.conformance import LARGE, MIB, read, sha256
+
+LOOPBACK = ("127.0.0.0/8",)
 
 
 class Answers(BaseHTTPRequestHandler):
@@ -83,7 +86,7 @@ def server() -> Iterator[str]:
 
 @pytest.fixture
 def source() -> Iterator[HttpSource]:
-    source = HttpSource()
+    source = HttpSource(HttpSettings(networks=LOOPBACK))
     yield source
     source.close()
 
@@ -153,7 +156,7 @@ def test_server_of_somebody_else_that_is_away_does_not_pause_the_queue(
         port = taken.getsockname()[1]
 
     with pytest.raises(TransientError, match="does not answer") as away:
-        source.open(f"http://user:secret@127.0.0.1:{port}/x")
+        source.open(f"http://127.0.0.1:{port}/x?signature=secret")
 
     assert not isinstance(away.value, StoreUnavailable)
     assert "secret" not in str(away.value)
@@ -177,7 +180,8 @@ def test_redirect_to_what_a_job_may_not_name_is_refused(source: HttpSource, serv
 
 @pytest.mark.parametrize("path", ["large", "chunked"])
 def test_object_over_the_limit_is_refused(server: str, path: str) -> None:
-    source = HttpSource(size_max=11 if path == "chunked" else 20 * MIB - 1)
+    size_max = 11 if path == "chunked" else 20 * MIB - 1
+    source = HttpSource(HttpSettings(networks=LOOPBACK, size_max=size_max))
 
     with pytest.raises(PermanentError, match="over the limit"):
         read(source, f"{server}/{path}")

@@ -1,0 +1,97 @@
+"""Key-encryption keys in AWS KMS: data keys are made and opened there, the keys never leave it.
+
+Each data key carries the job type as encryption context (`job_type`), so a key's policy can limit
+who reads which jobs, and the audit trail names them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from processor.contracts.sealing import DataKey
+from processor.errors import ContractError, KeysUnavailable, UsageError
+from processor.protection import EncryptionSettings
+
+TIMEOUT_SECONDS = 5.0
+ATTEMPTS_MAX = 3
+PREFIX = "arn:"
+# What KMS says of bytes that it has not wrapped so. All else may pass, or is for an operator.
+_SPOILED = {"InvalidCiphertextException", "IncorrectKeyException", "ValidationException"}
+
+
+class Kms:
+    """A key source over KMS keys: the first one wraps, each of them opens."""
+
+    def __init__(self, settings: EncryptionSettings) -> None:
+        self._keys: Sequence[str] = settings.kms_keys
+        self._endpoint_url = settings.kms_endpoint_url
+        self._clients: dict[str, Any] = {}
+        self._making = threading.Lock()
+
+    def new(self, job_type: str) -> DataKey:
+        """Make a data key under the first key."""
+        key = self._keys[0]
+        answer = self._call(
+            key, "generate_data_key", KeySpec="AES_256", EncryptionContext={"job_type": job_type}
+        )
+        return DataKey(key, answer["CiphertextBlob"], answer["Plaintext"])
+
+    def unwrap(self, key_id: str, wrapped: bytes, job_type: str) -> bytes:
+        """Give a data key back. KeysUnavailable: the key is none of ours, or KMS does not say."""
+        if key_id not in self._keys:
+            raise KeysUnavailable(
+                f"the KMS key {key_id} is not among encryption.kms_keys",
+                hint="list it behind the first one, which encrypts",
+            )
+        answer = self._call(
+            key_id, "decrypt", CiphertextBlob=wrapped, EncryptionContext={"job_type": job_type}
+        )
+        plain: bytes = answer["Plaintext"]
+        return plain
+
+    def _call(self, key: str, method: str, **given: Any) -> dict[str, Any]:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            answer: dict[str, Any] = getattr(self._client(key), method)(KeyId=key, **given)
+        except ClientError as fault:
+            code = str(fault.response.get("Error", {}).get("Code", ""))
+            if method == "decrypt" and code in _SPOILED:
+                raise ContractError(
+                    f"a data key was changed: the KMS key {key} does not open it"
+                ) from None
+            raise KeysUnavailable(
+                f"the KMS key {key} cannot be used: {code}",
+                hint="a producer needs kms:GenerateDataKey, a worker kms:Decrypt",
+            ) from None
+        except BotoCoreError as fault:
+            raise KeysUnavailable(
+                f"AWS KMS does not answer for {key}: {type(fault).__name__}"
+            ) from None
+        return answer
+
+    def _client(self, key: str) -> Any:
+        region = key.split(":")[3]
+        with self._making:
+            if region not in self._clients:
+                self._clients[region] = _client(region, self._endpoint_url)
+            return self._clients[region]
+
+
+def _client(region: str, endpoint_url: str | None) -> Any:
+    import boto3
+    from botocore.config import Config
+
+    config = Config(
+        connect_timeout=TIMEOUT_SECONDS,
+        read_timeout=TIMEOUT_SECONDS,
+        retries={"mode": "standard", "total_max_attempts": ATTEMPTS_MAX},
+        user_agent_extra="processor",
+    )
+    try:
+        session: Any = boto3.Session(region_name=region)
+        return session.client("kms", endpoint_url=endpoint_url, config=config)
+    except ValueError as fault:
+        raise UsageError(f"encryption.kms_endpoint_url: {fault}") from None

@@ -1,0 +1,49 @@
+"""A job that names what it may not reach is dead at once, and says why."""
+
+from __future__ import annotations
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from tests.acceptance.project import Project
+
+pytestmark = [pytest.mark.acceptance, pytest.mark.broker, pytest.mark.registry]
+
+
+class Counting(BaseHTTPRequestHandler):
+    asked = 0
+
+    def do_GET(self) -> None:
+        type(self).asked += 1
+        self.send_response(200)
+        self.end_headers()
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+def test_source_that_jobs_may_not_reach_is_a_dead_letter_at_once(project: Project) -> None:
+    topic = project.add_topic("files", ["object.checksum"], retry={"delays": ["1h"]})
+    project.provision()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Counting)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    worker = project.start("work", "processor.jobs:app", "--topic", topic)
+    source = {"source": {"uri": f"http://localhost:{server.server_port}/x?signature=s3cret"}}
+
+    ran = project.run("submit", "object.checksum", "--json", json.dumps(source), "--wait")
+    (letter,) = project.run("dead", "list", topic, "--json").ok().rows()
+    server.shutdown()
+    server.server_close()
+    worker.end()
+
+    assert ran.rows()[-1]["state"] == "dead"
+    assert (letter["error_class"], letter["attempts"]) == ("PermanentError", 1)
+    assert "loopback, not public: jobs may not reach it" in letter["error_message"]
+    assert "s3cret" not in str(letter)
+    assert Counting.asked == 0
