@@ -24,6 +24,9 @@ ARN = "arn:aws:kms:eu-central-1:123456789012:key/"
 FIRST, SECOND, THIRD = (f"{ARN}{n}" for n in ("first", "second", "third"))
 
 
+A_KEY = base64.b64encode(bytes(range(32))).decode()
+
+
 def key_text() -> str:
     return base64.b64encode(os.urandom(32)).decode()
 
@@ -99,11 +102,11 @@ def test_data_key_that_was_changed_is_the_jobs_fault(tmp_path: Path) -> None:
     [
         ("current = [", "is not TOML"),
         ('current = "one"', "has no keys"),
-        (f'current = "two"\n[keys]\none = "{key_text()}"', "which key is `current`"),
-        (f'current = ["one"]\n[keys]\none = "{key_text()}"', "which key is `current`"),
+        (f'current = "two"\n[keys]\none = "{A_KEY}"', "which key is `current`"),
+        (f'current = ["one"]\n[keys]\none = "{A_KEY}"', "which key is `current`"),
         ('current = "one"\n[keys]\none = "c2hvcnQ="', "no base64 of 32 bytes"),
         ('current = "one"\n[keys]\none = 7', "no base64 of 32 bytes"),
-        (f'current = "a.b"\n[keys]\n"a.b" = "{key_text()}"', "an id is of letters"),
+        (f'current = "a.b"\n[keys]\n"a.b" = "{A_KEY}"', "an id is of letters"),
     ],
 )
 def test_file_that_is_none_of_keys_is_refused_at_once(tmp_path: Path, text: str, told: str) -> None:
