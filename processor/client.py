@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 import time
@@ -38,7 +39,7 @@ from processor.errors import BrokerUnavailable, ProcessorError, UsageError
 from processor.model import ObjectRef, Outgoing
 from processor.reached import ReachedClaims, RecentOutage
 from processor.settings import Settings, load_settings
-from processor.submission import Submission
+from processor.submission import Submission, answer_of, flushed
 from processor.tracing import flush, tracing_of
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ TAKE_BACK_SECONDS = 5.0
 ROOM_SECONDS = 0.005  # Between two looks at a full buffer.
 POLL_EVERY = 256  # So many jobs are handed over until their answers are asked for,
 POLL_SECONDS = 0.05  # or for so long, where nobody waits for them.
+WAIT_SECONDS = 1.0  # Between two looks whether an answer can still come.
 PIPELINE_MAX = 10_000  # Jobs of one `submit_many` that await their acknowledgement at once.
 
 # Why a job has no answer, and how that is told.
@@ -85,7 +87,7 @@ class Client:
         self._ways: dict[str, Way] = {}
         self._outage = RecentOutage()
         self._claims: ClaimStore | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._producer: Producer | None = None
         self._forks = _FORKS[0]
         self._handing_over = threading.RLock()  # A signal's handler may submit too.
@@ -206,11 +208,21 @@ class Client:
 
         Returns whether it came in time.
         """
+        until = math.inf if timeout is None else time.monotonic() + timeout
         with self._lock:
             self._waiting += 1
             self._wanted.set()
         try:
-            return came.wait(timeout)
+            while not came.wait(min(WAIT_SECONDS, max(0.0, until - time.monotonic()))):
+                if time.monotonic() >= until:
+                    return False
+                if self._ended.is_set() and not came.is_set():
+                    # A signal's handler broke off the call that told the answer.
+                    raise BrokerUnavailable(
+                        "an interrupt came while the job's answer was told: it is not known",
+                        hint="submit it again with the same job id or idempotency key",
+                    )
+            return True
         finally:
             with self._lock:
                 self._waiting -= 1
@@ -229,8 +241,8 @@ class Client:
             except ProcessorError as fault:
                 waiting.append((job, Refused(job, job.job_id, fault.message, fault.hint)))
             while waiting and (waiting[0][1].done or len(waiting) >= PIPELINE_MAX):
-                yield _answer(waiting.popleft())
-        yield from map(_answer, waiting)
+                yield answer_of(*waiting.popleft())
+        yield from (answer_of(*each) for each in waiting)
 
     def upload(self, path: Path) -> ObjectRef:
         """Put a file into the claim store and refer to it: a large input of a job."""
@@ -250,9 +262,9 @@ class Client:
         with self._handing_over:
             self._closed.set()
         producer = self._producer
-        if producer is not None and not self._ended.is_set() and producer.flush(CLOSE_SECONDS):
+        if producer is not None and not self._ended.is_set() and flushed(producer, CLOSE_SECONDS):
             producer.purge()  # Each is answered by that, whoever waits for it.
-            producer.flush(TAKE_BACK_SECONDS)
+            flushed(producer, TAKE_BACK_SECONDS)
         self._ended.set()
         if self._tracing is not None:
             flush()
@@ -322,6 +334,8 @@ class Client:
             self._producer.poll(seconds)
         except KafkaException as fault:  # It has ended for good; what it was given is answered.
             self._heard.fatal = kafka_error(fault)
+        except SystemError:  # So the client tells of an interrupt in the midst of an answer.
+            raise KeyboardInterrupt from None
 
     def _check_open(self) -> None:
         if self._closed.is_set():
@@ -373,13 +387,3 @@ def new_job_id() -> str:
 
         _uuid7 = uuid7
     return str(_uuid7())
-
-
-def _answer(sent: tuple[NewJob, Submission | Refused]) -> Accepted | Refused:
-    job, submission = sent
-    if isinstance(submission, Refused):
-        return submission
-    try:
-        return submission.result()
-    except ProcessorError as fault:
-        return Refused(job, submission.job_id, fault.message, fault.hint)

@@ -6,9 +6,9 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, Producer
 
-from processor.engine.submit import Accepted
+from processor.engine.submit import Accepted, NewJob, Refused
 from processor.errors import ProcessorError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from processor.adapters.tracing import Send
 
 UNASKED_MAX = 1000  # Failures kept for `close`, which raises the first.
-_MAKING = threading.Lock()  # What is waited on is made once, whoever waits.
+_MAKING = threading.RLock()  # What is waited on is made once, whoever waits.
 
 
 class Answering(Protocol):
@@ -114,3 +114,21 @@ class Submission:
             self._came.set()
         if self._calls is not None:
             self._calls()
+
+
+def answer_of(job: NewJob, submission: Submission | Refused) -> Accepted | Refused:
+    """Wait for a job's answer; a failure is one."""
+    if isinstance(submission, Refused):
+        return submission
+    try:
+        return submission.result()
+    except ProcessorError as fault:
+        return Refused(job, submission.job_id, fault.message, fault.hint)
+
+
+def flushed(producer: Producer, seconds: float) -> int:
+    """Have a producer's answers told as they come, for so long; gives how many are missing."""
+    try:
+        return producer.flush(seconds)
+    except SystemError:  # So the client tells of an interrupt in the midst of an answer.
+        raise KeyboardInterrupt from None

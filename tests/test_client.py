@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import subprocess
 import sys
 import threading
@@ -157,6 +158,31 @@ def test_job_that_waits_for_room_while_the_client_closes_is_refused():
 
     assert first.done
     assert [type(each) for each in faults] == [UsageError]
+
+
+def test_answer_that_an_interrupt_has_swallowed_is_waited_for_no_longer_than_its_client():
+    producer = Producer()
+    client = reaching(Client(Settings()), producer)
+    sent = client.submit_soon(JOB)
+    told = producer.given.pop()
+
+    with pytest.raises(KeyboardInterrupt):
+        told(None, SimpleNamespace(partition=lambda: signal.raise_signal(signal.SIGINT)))
+    client.close()
+
+    with pytest.raises(BrokerUnavailable, match="interrupt"):
+        sent.result()
+
+
+def test_interrupt_in_the_midst_of_an_answer_is_one():
+    class Interrupted(Producer):
+        def poll(self, _: float) -> int:
+            raise SystemError("<method 'poll'> returned NULL without setting an exception")
+
+    client = reaching(Client(Settings()), Interrupted(room=0))
+
+    with pytest.raises(KeyboardInterrupt):
+        client.submit_soon(JOB)
 
 
 def test_failure_that_was_asked_for_is_not_kept():

@@ -8,9 +8,7 @@ Rule 4: an entry that waits for its time keeps its place: the rest of its turn w
 Rule 5: where nothing has to be known of a record before it runs, records stay *fresh*: messages as
         the client gave them, behind everything in the queues. They are taken as a `Stretch`, a run
         of them as one turn of the whole lane, or are unrolled into entries and their turns.
-Rule 6: the ready turns of a lane of which nothing runs may be taken together, as one turn of the
-        whole lane: what becomes ready meanwhile is deferred until that is released.
-Rule 7: a full lane pauses its partition and is resumed at half. `full` is a signal, not a wall:
+Rule 6: a full lane pauses its partition and is resumed at half. `full` is a signal, not a wall:
         the batch that filled the lane is kept, so a lane holds at most `records_max` plus a batch.
 """
 
@@ -30,7 +28,7 @@ from processor.model import Failure, Hop, JobHeaders, Message, Record
 Turn = Hashable
 RECORD_BYTES = 700  # What a record takes beside its value, in the client and here; measured.
 UNROLLED_MAX = 8  # Fresh records become entries so many at a time: no more than are soon taken.
-WHOLE: Turn = "whole lane"  # The turn of what has many keys: nothing else of the lane runs.
+WHOLE: Turn = "whole lane"  # The turn of a stretch of many keys: nothing else of the lane runs.
 
 
 class Ordering(StrEnum):
@@ -85,7 +83,6 @@ class Lane:
         "_arrived",
         "_busy",
         "_bytes",
-        "_deferred",
         "_fresh",
         "_queues",
         "_ready",
@@ -119,7 +116,6 @@ class Lane:
         self._queues: dict[Turn, deque[Entry]] = {}
         self._ready: deque[Turn] = deque()
         self._busy: set[Turn] = set()
-        self._deferred: dict[Turn, None] = {}  # To go on when the whole lane is released.
         # (last offset, its job's time on main, bytes) of what arrived together, in order.
         self._arrived: deque[tuple[int, int, int]] = deque()
         self._bytes = 0
@@ -227,19 +223,16 @@ class Lane:
     def take(self, *, now: float, count_max: int, together: bool = False) -> list[Entry] | Stretch:
         """Take the head of the next ready turn, up to `count_max` entries, and make it busy.
 
-        `together`: turns need not run side by side, and several may be taken at once. Fresh records
-        are taken as they are where one turn is all there is, or together. Empty when nothing may
-        run now; `turn_of` tells what was made busy.
+        Fresh records are taken as they are where one turn is all there is, or `together` says that
+        their turns need not run side by side. Empty when nothing may run now; `turn_of` tells what
+        was made busy.
         """
         assert count_max >= 1
         if WHOLE in self._busy:
             return []
         self._wake(now)
         while True:
-            if together and len(self._ready) > 1 and not self._busy:
-                taken = self._take_all_ready(now, count_max)
-            else:
-                taken = self._take_ready(now, count_max)
+            taken = self._take_ready(now, count_max)
             if taken or not self._fresh_may_run:
                 return taken
             alone = not (self._busy or self._queues or self._suspended)
@@ -319,24 +312,12 @@ class Lane:
             return taken
         return []
 
-    def _take_all_ready(self, now: float, count_max: int) -> list[Entry]:
-        taken: list[Entry] = []
-        while len(taken) < count_max and (some := self._take_ready(now, count_max - len(taken))):
-            taken += some
-        turns = {each.turn for each in taken}
-        if len(turns) > 1:
-            self._busy = {WHOLE}
-            self._deferred.update((turn, None) for turn in turns if turn in self._queues)
-        return taken
-
     def put_back(self, entries: Iterable[Entry]) -> None:
         """Return entries of a busy or suspended turn to its head, in the order given."""
         for entry in reversed(list(entries)):
             assert not self._busy.isdisjoint((entry.turn, WHOLE)) or entry.turn in self._suspended
             self._queues.setdefault(entry.turn, deque()).appendleft(entry)
             self.waiting += 1
-            if WHOLE in self._busy:
-                self._deferred[entry.turn] = None
 
     def give_back(self, stretch: Stretch) -> None:
         """Return fresh records that were taken and not run: they come next."""
@@ -347,11 +328,8 @@ class Lane:
     def release(self, turn: Turn) -> None:
         """End a busy turn: its next entries may be taken, unless it is suspended."""
         self._busy.remove(turn)
-        if turn != WHOLE:
-            self._go_on(turn)
-            return
-        deferred, self._deferred = self._deferred, {}
-        for each in deferred:
+        # What was put back of a stretch belongs to turns of its own.
+        for each in list(self._queues) if turn == WHOLE else (turn,):
             self._go_on(each)
 
     def suspend(self, turn: Turn) -> None:
@@ -376,9 +354,8 @@ class Lane:
         self.watermark.settle_all(offsets)
 
     def _go_on(self, turn: Turn) -> None:
-        if WHOLE in self._busy:
-            self._deferred[turn] = None
-        elif turn in self._queues and turn not in self._busy and turn not in self._suspended:
+        free = self._busy.isdisjoint((turn, WHOLE)) and turn not in self._suspended
+        if free and turn in self._queues:
             self._ready.append(turn)
 
     def _turn_of(self, record: Record) -> Turn:

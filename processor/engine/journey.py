@@ -191,7 +191,8 @@ def land(copy: Copy, offset: int, assignment: Assignment, now: float) -> None:
     if tier is None:
         return  # A letter.
     lane = assignment.lanes[tier]
-    if offset != lane.watermark.next_offset or lane.full:
+    paused = assignment.satellites[tier - 1] in assignment.paused  # Its records take too much.
+    if offset != lane.watermark.next_offset or lane.full or paused:
         return
     timestamp_ms = int(now * 1000)
     key, value, written = outgoing.key, outgoing.value, outgoing.headers

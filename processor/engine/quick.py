@@ -127,7 +127,8 @@ class Quick:
         read, call, timeout, failed = kind.read, kind.call, kind.timeout_seconds, work.failed
         now = monotonic()
         flush_at = now + FLUSH_SECONDS
-        work.running = running = Running(-1, (), now, now + timeout)
+        running = Running(-1, (), now, now + timeout)
+        work.start(running)
         done = _begin(work, kind)
         ended, took = done.offsets.append, done.seconds.append
         rest = zip(work.stretch.offsets[at:], work.stretch.messages[at:], strict=True)
@@ -251,7 +252,7 @@ class Quick:
         taken, payloads, at = self._batch(work, kind, at)
         if not payloads:
             return at
-        work.running = Running(taken.offsets[0], (), began, began + kind.timeout_seconds)
+        work.start(Running(taken.offsets[0], (), began, began + kind.timeout_seconds))
         results: Sequence[Any] | None
         try:
             returned = kind.call(payloads)

@@ -138,7 +138,7 @@ class Runs:
         """Tell runs that outlive their timeout to stop; give those up that do not listen."""
         now = self._clock.monotonic()
         for work in list(self._slices):
-            if work.turn == WHOLE and now >= work.started_at + TOGETHER_SECONDS:
+            if work.turn == WHOLE and now >= work.first_run_at + TOGETHER_SECONDS:
                 work.stop = True
             running = work.running
             if running is None:
@@ -209,7 +209,7 @@ class Runs:
             verdict = journey.admit(entry, assignment, now)
             key = assignment.fence_key(entry.record.key)
             goes = isinstance(verdict, Run) and entry.given_up is None
-            if not goes and key in run_keys:
+            if not goes and key is not None and key in run_keys:
                 # One that runs is ahead of it in its key: parked now, it would be ahead of that
                 # one if it fails.
                 entry.lane.put_back(taken[position:])
@@ -250,7 +250,6 @@ class Runs:
             lane=lane,
             turn=turn,
             passes_failures=assignment.passes_failures and lane.tier == 0,
-            now=self._clock.monotonic(),
         )
         self._slices.add(work)
         assignment.running += 1

@@ -6,6 +6,7 @@ here: a flag that asks it to stop, the run in progress, and who may decide that 
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -125,8 +126,9 @@ class Slice:
 
     __slots__ = (
         "_abandoned", "_abandoning", "_entries", "_fate", "all_done", "assignment", "begun",
-        "failed", "is_async", "lane", "owner", "passes_failures", "plain_coroutines", "ran",
-        "reported", "running", "started_at", "stop", "stretch", "turn",
+        "failed", "first_run_at", "is_async", "lane", "owner", "passes_failures",
+        "plain_coroutines", "ran",
+        "reported", "running", "stop", "stretch", "turn",
     )  # fmt: skip
 
     def __init__(
@@ -138,7 +140,6 @@ class Slice:
         lane: Lane,
         turn: Turn,
         passes_failures: bool = False,
-        now: float = 0.0,
     ) -> None:
         self.owner = owner
         self.assignment = assignment  # Late reports of a dropped one are dropped.
@@ -148,13 +149,13 @@ class Slice:
         self.is_async = assignment.is_async
         # Of jobs that succeed nothing need be told, and of what a tier holds there is more to ask.
         self.plain_coroutines = self.is_async and not assignment.tells_each and lane.tier == 0
-        self.started_at = now  # Monotonic seconds.
         self.stretch = taken if isinstance(taken, Stretch) else None
         self._entries = [] if isinstance(taken, Stretch) else list(taken)
         self.failed: set[bytes] = set()  # Keys, of records that have one.
         self.ran: list[Done] = []  # Of a stretch, and not reported yet.
         self.reported: set[int] = set()  # Offsets of what the loop has judged.
         self.all_done = False  # `reported` is not kept of a stretch that is done at once.
+        self.first_run_at = math.inf  # Monotonic seconds; what lies before, none of its runs took.
         self.begun = False  # The pool may take it before it has room (pool thread).
         self.running: Running | None = None
         self.stop = False  # Asks it to end after the run in progress.
@@ -182,6 +183,7 @@ class Slice:
     def start(self, running: Running) -> None:
         """Begin a run (pool thread)."""
         self.running = running
+        self.first_run_at = min(self.first_run_at, running.started)
 
     def finish(self) -> bool:
         """End the run in progress (pool thread). False: it was abandoned, write nothing."""

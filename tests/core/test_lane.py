@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from processor.core.lane import RECORD_BYTES, WHOLE, Entry, Lane, Ordering
+from processor.core.lane import RECORD_BYTES, Entry, Lane, Ordering
 from processor.model import Hop, Position, Record
 
 
@@ -32,23 +32,6 @@ def taken(lane: Lane, *, now: float = 0.0, count_max: int = 10) -> list[int]:
 
 
 A, B = b"a", b"b"
-
-
-def test_ready_turns_are_taken_together_where_nothing_runs():
-    lane = filled(lane_of(), [A, B, A, B, b"c"])
-
-    first = lane.take(now=0.0, count_max=3, together=True)
-    nothing = lane.take(now=0.0, count_max=3, together=True)
-    arrive(lane, 5, b"d")
-    lane.put_back(first[2:])
-    lane.release(lane.turn_of(first))
-    some = lane.take(now=0.0, count_max=1)
-    beside = lane.take(now=0.0, count_max=9, together=True)  # One runs: the next turn alone.
-
-    assert [each.record.offset for each in first] == [0, 2, 1]
-    assert nothing == []
-    assert [each.record.offset for each in some] == [4]
-    assert [each.record.offset for each in beside] == [1, 3]
 
 
 @pytest.mark.parametrize(
@@ -298,9 +281,8 @@ class LaneMachine(RuleBasedStateMachine):
         if entries:
             turns, turn = {entry.turn for entry in entries}, self.lane.turn_of(entries)
             assert len(entries) <= count_max
-            assert turns == {turn} or (together and turn == WHOLE and not self.busy)
+            assert turns == {turn}
             assert turns.isdisjoint(self.busy) and turns.isdisjoint(self.held)
-            assert WHOLE not in self.busy
             assert all(entry.not_before <= self.now for entry in entries)
             self.busy[turn] = entries
 

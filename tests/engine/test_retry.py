@@ -9,6 +9,7 @@ import pytest
 from processor.contracts import headers
 from processor.core.lane import Ordering
 from processor.errors import Reject, Retry
+from processor.model import Headers
 from tests.engine.bench import DELAYS, LETTERS, MAIN, TIER_1, TIER_2, Bench, Member
 
 
@@ -418,6 +419,23 @@ def test_copy_that_has_landed_behind_what_is_not_fetched_yet_waits_for_it(bench:
 
     assert ran == [2]
     assert bench.runs == [2, 1, 2]
+
+
+def test_copies_that_have_landed_are_bounded_by_memory(bench: Bench):
+    member = bench.member(lane_records_max=4000, memory_max=400_000)
+    member.go()
+    largest = 0
+
+    for n in range(200):
+        bench.fail(n, times=9)
+        value = json.dumps(n).rjust(10_000).encode()
+        named: Headers = [("ce_id", f"job-{n}".encode()), ("ce_type", b"count")]
+        bench.append(value, f"k{n}", written=named)
+        if n % 5 == 4:
+            member.go(2)
+            largest = max(largest, member.worker.intake.bytes)
+
+    assert largest <= 500_000
 
 
 def _behind_its_marker(bench: Bench) -> Member:
