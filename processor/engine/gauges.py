@@ -47,7 +47,7 @@ class Gauges:
         self._tell_lanes(assignments)
         self._tell_waiting(assignments)
         self._tell_parked(assignments)
-        self._tell_commit_age(assignments)
+        self.tell_commit_age(assignments)
         owned = Counter(each.partition.topic for each in assignments)
         closed = Counter(
             {main: sum(len(a.holds) for a in assignments if a.partition.topic == main)
@@ -100,10 +100,12 @@ class Gauges:
         oldest = min((at for lane in lanes if (at := lane.oldest_ms) is not None), default=None)
         return 0.0 if oldest is None else max(0.0, self._clock.now() - oldest / 1000)
 
-    def _tell_commit_age(self, assignments: Sequence[Assignment]) -> None:
+    def tell_commit_age(self, assignments: Sequence[Assignment]) -> None:
         """What is not committed was settled after the last look at which all was, to a second.
 
-        And after the last commit that was accepted: it covers all that was settled by then.
+        And after the last commit that was accepted: it covers all that was settled by then. To be
+        called around a commit as well: where each look comes just after one, none sees what waits,
+        and while the loop hangs in a commit there is no look.
         """
         now = self._clock.monotonic()
         since: dict[Assignment, float] = {}

@@ -154,6 +154,13 @@ class Watch:
         self._tell(slices, now)
         self._gauges.look(assignments, slices)
 
+    def tell_commit_age(self, assignments: Sequence[Assignment]) -> None:
+        """Tell how old what waits for a commit is, before one that the loop may hang in, and after.
+
+        `look` tells it, too, but may come at a time at which nothing waits, each time.
+        """
+        self._gauges.tell_commit_age(assignments)
+
     def _forget(
         self, now: float, ours: Mapping[Partition, Assignment], untaken: Collection[Partition]
     ) -> None:

@@ -266,6 +266,7 @@ class Worker:
         }
         if not moved:
             return True
+        self.watch.tell_commit_age(self.assignments)  # It may hang.
         try:
             self._log.commit(moved)
         except (CommitRefused, OutageError) as fault:
@@ -285,6 +286,7 @@ class Worker:
                 if partition in moved:
                     each.noted_commit(partition, moved[partition].offset or 0)
             each.forget_letters()
+        self.watch.tell_commit_age(self.assignments)
         self._settlement.committed(each for each in assignments if each.partition in moved)
         return True
 

@@ -165,7 +165,24 @@ def test_commit_age_grows_while_commits_are_not_answered(bench: Bench):
     second(bench, member)
 
     assert idle is None
-    assert ages == pytest.approx([0.0, 1.0, 2.0, 3.0, 4.0])
+    assert ages == pytest.approx([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert shown.now["commit_age"] is None
+
+
+def test_commit_age_is_told_before_a_commit_that_may_hang(bench: Bench):
+    member = bench.member()
+    shown = Shown(member)
+    second(bench, member)
+    seen = []
+    member.log.before_commit = lambda _: seen.append(shown.now["commit_age"])
+
+    for n in range(3):  # Every look comes just after a commit.
+        bench.submit(n)
+        member.go()
+        seen.append(shown.now["commit_age"])
+        second(bench, member)
+
+    assert seen == [0.0, None] * 3
     assert shown.now["commit_age"] is None
 
 
