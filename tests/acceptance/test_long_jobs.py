@@ -66,8 +66,9 @@ def stay(payload: dict) -> dict:
     first = not os.path.exists(payload["name"])
     open(payload["name"], "w").close()
     tell("start", payload)
-    if first:
-        time.sleep(payload["seconds"])
+    until = time.monotonic() + payload["seconds"]
+    while first and time.monotonic() < until and not os.path.exists("let go"):
+        time.sleep(0.05)
     tell("end", payload)
     return {"name": payload["name"]}
 """
@@ -170,10 +171,11 @@ def test_job_whose_partition_moves_on_takes_effect_once(project: Project, topic:
     first = started(project, topic)
     names = [f"job-{number}" for number in range(PARTITIONS)]
     for number, name in enumerate(names):
-        submit(project, "long.stubborn", name, seconds=8, partition=number)
+        submit(project, "long.stubborn", name, seconds=60, partition=number)
     eventually(lambda: sum(told(project, "start").values()) == PARTITIONS)
 
     second = started(project, topic)
+    (project.folder / "let go").touch()
     eventually(lambda: sorted(effects(project)) == names)
     eventually(lambda: waiting(project, topic) == 0)
     # Every run has ended, also those whose partition was taken away in the middle.
