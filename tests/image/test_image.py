@@ -125,7 +125,10 @@ def test_the_image_has_what_the_lock_names_and_nothing_for_development(image: By
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     named = {re.split(r"[\[<>=]", each)[0] for part in ("local", "test", "dev")
              for each in extras["optional-dependencies"][part]}  # fmt: skip
-    kept = {re.split(r"[\[<>=]", each)[0] for each in extras["dependencies"]} | {"processor"}
+    wanted = re.findall(r"^IMAGE_EXTRAS := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    taken = [extras["optional-dependencies"][part] for part in wanted[0].split()]
+    kept = {re.split(r"[\[<>=]", each)[0] for each in sum(taken, extras["dependencies"])}
+    kept.add("processor")
     assert set(has) & (named - kept | {"pip", "setuptools", "hatchling"}) == set()
     assert not (image.root / "src").exists()
 
