@@ -158,6 +158,8 @@ def settle_before_the_ack() -> Iterator[None]:
 class _Nobody:
     """The token of an answer that nobody waits for."""
 
+    append = None
+
     class assignment:  # noqa: N801 - stands for an attribute.
         dropped = True
 
