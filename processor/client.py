@@ -22,6 +22,7 @@ from processor.adapters.broker import (
     made,
     produce,
     servers_of,
+    telling,
     to_write,
     topics_found,
     why_ended,
@@ -39,7 +40,7 @@ from processor.errors import BrokerUnavailable, ProcessorError, UsageError
 from processor.model import ObjectRef, Outgoing
 from processor.reached import ReachedClaims, RecentOutage
 from processor.settings import Settings, load_settings
-from processor.submission import Submission, answer_of, flushed
+from processor.submission import Submission, answer_of
 from processor.tracing import flush, tracing_of
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ class Client:
         """Check a job and make its record (the side of `AsyncClient`)."""
         self._check_open()
         self._started()
-        way = self._ways.get(job.job_type) or self._way(job.job_type)
+        way = self._way(job.job_type)
         if self._tracing is not None and not inside_span:
             return self._encoded_in_span(job, self._tracing.send(way.topic))
         job_id, record = outgoing(
@@ -262,9 +263,10 @@ class Client:
         with self._handing_over:
             self._closed.set()
         producer = self._producer
-        if producer is not None and not self._ended.is_set() and flushed(producer, CLOSE_SECONDS):
-            producer.purge()  # Each is answered by that, whoever waits for it.
-            flushed(producer, TAKE_BACK_SECONDS)
+        with telling():
+            if producer is not None and not self._ended.is_set() and producer.flush(CLOSE_SECONDS):
+                producer.purge()  # Each is answered by that, whoever waits for it.
+                producer.flush(TAKE_BACK_SECONDS)
         self._ended.set()
         if self._tracing is not None:
             flush()
@@ -331,11 +333,10 @@ class Client:
     def _serve(self, seconds: float) -> None:
         assert self._producer is not None
         try:
-            self._producer.poll(seconds)
+            with telling():
+                self._producer.poll(seconds)
         except KafkaException as fault:  # It has ended for good; what it was given is answered.
             self._heard.fatal = kafka_error(fault)
-        except SystemError:  # So the client tells of an interrupt in the midst of an answer.
-            raise KeyboardInterrupt from None
 
     def _check_open(self) -> None:
         if self._closed.is_set():

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from processor.adapters.health import HealthServer
 from processor.adapters.kafka import KafkaLog
@@ -58,9 +58,6 @@ from processor.pruning import Prunable, Pruner, too_short
 from processor.settings import Settings, masked
 from processor.stopping import end_in_time
 from processor.tracing import FLUSH_SECONDS_MAX, flush, log_fields_of, tracing_of
-
-if TYPE_CHECKING:
-    pass
 
 JOB_STATUS = "processor.JobStatus"
 LOOP_SECONDS_MAX = 60.0  # A commit may wait for its coordinator; a loop that waits longer hangs.
@@ -114,6 +111,7 @@ class Served:
             )
         self._settings = settings
         self._stop_by = math.inf  # Monotonic seconds.
+        self._stopped = threading.Event()
         self._worker_id = f"{socket.gethostname()}-{os.getpid()}"
         group = settings.worker.group
         self._tracing = tracing_of(settings, service=group, instance=self._worker_id, group=group)
@@ -229,13 +227,7 @@ class Served:
 
     def run(self) -> None:
         """Serve until a signal; a second one, or `shutdown_seconds`, ends the process at once."""
-        told = threading.Event()
-
-        def stop() -> None:
-            self._stop()
-            told.set()
-
-        end_in_time(stop, seconds=self._settings.worker.shutdown_seconds)
+        end_in_time(self._stop, seconds=self._settings.worker.shutdown_seconds)
         if self._health_server is not None:
             self._health_server.start()
             self._logger.info("probes and metrics answer", url=self._health_server.url)
@@ -249,7 +241,7 @@ class Served:
         pruner = self._made_pruner()
         try:
             # Many that start at once would each make the others hand partitions over.
-            told.wait(random.uniform(0, self._settings.worker.start_jitter_seconds))  # noqa: S311
+            self._stopped.wait(random.uniform(0, self._settings.worker.start_jitter_seconds))  # noqa: S311
             self._worker.run()
         finally:
             if pruner is not None:
@@ -262,6 +254,7 @@ class Served:
     def _stop(self) -> None:
         self._stop_by = time.monotonic() + self._settings.worker.shutdown_seconds
         self._worker.stop()
+        self._stopped.set()
 
     def _flush_traces(self) -> None:
         """Send the last spans, in half of the time that is left to stop in."""

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from confluent_kafka import KafkaError, Producer
+from confluent_kafka import KafkaError
 
 from processor.engine.submit import Accepted, NewJob, Refused
 from processor.errors import ProcessorError
@@ -124,11 +124,3 @@ def answer_of(job: NewJob, submission: Submission | Refused) -> Accepted | Refus
         return submission.result()
     except ProcessorError as fault:
         return Refused(job, submission.job_id, fault.message, fault.hint)
-
-
-def flushed(producer: Producer, seconds: float) -> int:
-    """Have a producer's answers told as they come, for so long; gives how many are missing."""
-    try:
-        return producer.flush(seconds)
-    except SystemError:  # So the client tells of an interrupt in the midst of an answer.
-        raise KeyboardInterrupt from None

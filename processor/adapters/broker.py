@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer
@@ -245,6 +246,15 @@ def produce(producer: Producer, outgoing: Outgoing, answered: Any) -> None:
             headers=outgoing.headers,  # type: ignore[arg-type]
             on_delivery=answered,
         )
+
+
+@contextmanager
+def telling() -> Iterator[None]:
+    """Have an interrupt be one, where a client's call tells answers: it is a SystemError there."""
+    try:
+        yield
+    except SystemError:
+        raise KeyboardInterrupt from None
 
 
 def why_ended(producer: Producer, error: KafkaError) -> KafkaError:

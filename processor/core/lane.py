@@ -140,12 +140,10 @@ class Lane:
     @property
     def runnable(self) -> bool:
         """Whether a turn is ready to be taken (one that sleeps becomes ready in `take`)."""
-        return WHOLE not in self._busy and (bool(self._ready) or self._fresh_may_run)
+        return bool(self._ready) or self._fresh_may_run
 
     def may_run(self, now: float) -> bool:
         """Whether `take` may give anything now. Asked of every lane in every turn: cheap."""
-        if WHOLE in self._busy:
-            return False
         if self._ready or self._fresh:
             return True
         return bool(self._sleeping) and self._sleeping[0][0] <= now
@@ -224,12 +222,9 @@ class Lane:
         """Take the head of the next ready turn, up to `count_max` entries, and make it busy.
 
         Fresh records are taken as they are where one turn is all there is, or `together` says that
-        their turns need not run side by side. Empty when nothing may run now; `turn_of` tells what
-        was made busy.
+        their turns need not run side by side. Empty when nothing may run now.
         """
         assert count_max >= 1
-        if WHOLE in self._busy:
-            return []
         self._wake(now)
         while True:
             taken = self._take_ready(now, count_max)
@@ -242,16 +237,10 @@ class Lane:
                 return []  # Soon it is alone: what runs is quick.
             self._unroll_some()
 
-    def turn_of(self, taken: Sequence[Entry] | Stretch) -> Turn:
-        """The turn that is busy with what was just taken."""
-        if WHOLE in self._busy:
-            return WHOLE
-        return None if isinstance(taken, Stretch) else taken[0].turn
-
     @property
     def _fresh_may_run(self) -> bool:
         """Whether fresh records could be taken, or unrolled behind what is queued."""
-        if not self._fresh:
+        if not self._fresh or WHOLE in self._busy:
             return False
         if self.ordering is Ordering.PARTITION:
             return not (self._busy or self._queues or self._suspended)

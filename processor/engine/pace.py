@@ -78,7 +78,7 @@ class Pace:
 
     def _take_now(self, assignment: Assignment, lane: Lane, now: float) -> list[Entry] | Stretch:
         count_max = max(self._slice_records_max, assignment.batch_max)
-        if lane.ordering is Ordering.PARTITION or assignment.is_async:  # Coroutines wait together.
+        if lane.ordering is Ordering.PARTITION:
             return lane.take(now=now, count_max=count_max)
         topic = assignment.partition.topic
         typical = self._typical_seconds.get(topic)

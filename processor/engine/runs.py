@@ -13,7 +13,7 @@ from typing import Any
 
 from processor.contracts import headers
 from processor.core.assignment import Assignment
-from processor.core.lane import WHOLE, Entry, Lane, Turn
+from processor.core.lane import WHOLE, Entry, Lane, Ordering, Turn
 from processor.core.stretch import Stretch
 from processor.engine import journey
 from processor.engine.breakers import Breakers
@@ -174,13 +174,13 @@ class Runs:
         """Admit what was taken. Returns how many slices started."""
         if isinstance(taken, Stretch):
             return self._admit_stretch(assignment, lane, taken, now)
-        return self._admit_taken(assignment, lane, lane.turn_of(taken), taken, now)
+        return self._admit_taken(assignment, lane, taken[0].turn, taken, now)
 
     def _admit_stretch(
         self, assignment: Assignment, lane: Lane, stretch: Stretch, now: float
     ) -> int:
         """Start a slice with fresh records, and park those whose key waits in a tier."""
-        turn = lane.turn_of(stretch)
+        turn = None if lane.ordering is Ordering.PARTITION else WHOLE
         if journey.must_be_read(stretch, assignment):
             return self._admit_taken(assignment, lane, turn, lane.entries_of(stretch), now)
         behind = journey.behind(stretch, assignment)

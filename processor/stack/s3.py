@@ -77,6 +77,16 @@ class S3:
         return self._site.secret("s3")
 
     @property
+    def settings(self) -> dict[str, str]:
+        """The table `[s3]` of a program that uses it."""
+        return {
+            "endpoint_url": self.endpoint_url,
+            "region": self.region,
+            "access_key_id": self.access_key_id,
+            "secret_access_key": self.secret_access_key,
+        }
+
+    @property
     def running(self) -> bool:
         """Whether its process is alive."""
         return self.daemon.running

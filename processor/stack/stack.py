@@ -232,12 +232,7 @@ class Stack:
         if "registry" in up:
             tables["registry"] = {"url": self.registry.url}
         if "s3" in up:
-            tables["s3"] = {
-                "endpoint_url": self.s3.endpoint_url,
-                "region": self.s3.region,
-                "access_key_id": self.s3.access_key_id,
-                "secret_access_key": self.s3.secret_access_key,
-            }
+            tables["s3"] = self.s3.settings
             tables["claims"] = {"store": f"s3://{CLAIM_BUCKET}/{CLAIM_PREFIX}"}
         lines = ["# Written by `processor dev up`, removed by `processor dev down`."]
         for table, entries in tables.items():

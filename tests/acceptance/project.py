@@ -9,7 +9,8 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +166,15 @@ def eventually(
         assert time.monotonic() < until, f"not within {timeout} s: {otherwise()}"
         time.sleep(0.05)
     return found
+
+
+@contextmanager
+def stopped(kafka: Any) -> Iterator[None]:
+    """Have the broker answer nothing for a while."""
+    for pid in kafka.pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in kafka.pids:
+            os.kill(pid, signal.SIGCONT)

@@ -548,12 +548,7 @@ def test_claim_store_outage_pauses_and_buries_nothing(make_bench: Callable[..., 
     with Gate(s3.endpoint_url) as gate:
         bench = make_bench(
             claims={"store": f"s3://processor-claims/{time.time_ns()}"},
-            s3={
-                "endpoint_url": gate.url,
-                "region": s3.region,
-                "access_key_id": s3.access_key_id,
-                "secret_access_key": s3.secret_access_key,
-            },
+            s3={**s3.settings, "endpoint_url": gate.url},
         )
         claim = bench.claims.put(bench.encoded("mail.send", to="claimed", act="send"))
         bench.send(bench.job("before"))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from tests.acceptance.project import Project
+from tests.serving import served
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.broker, pytest.mark.registry]
 
@@ -31,15 +31,12 @@ class Counting(BaseHTTPRequestHandler):
 def test_source_that_jobs_may_not_reach_is_a_dead_letter_at_once(project: Project) -> None:
     topic = project.add_topic("files", ["object.checksum"], retry={"delays": ["1h"]})
     project.provision()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Counting)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     worker = project.start("work", "processor.jobs:app", "--topic", topic)
-    source = {"source": {"uri": f"http://localhost:{server.server_port}/x?signature=s3cret"}}
+    with served(ThreadingHTTPServer(("127.0.0.1", 0), Counting)) as server:
+        source = {"source": {"uri": f"http://localhost:{server.server_port}/x?signature=s3cret"}}
 
-    ran = project.run("submit", "object.checksum", "--json", json.dumps(source), "--wait")
-    (letter,) = project.run("dead", "list", topic, "--json").ok().rows()
-    server.shutdown()
-    server.server_close()
+        ran = project.run("submit", "object.checksum", "--json", json.dumps(source), "--wait")
+        (letter,) = project.run("dead", "list", topic, "--json").ok().rows()
     worker.end()
 
     assert ran.rows()[-1]["state"] == "dead"

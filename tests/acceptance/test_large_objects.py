@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -22,6 +21,7 @@ import pytest
 
 from processor.adapters.objects.stores import s3_client
 from tests.acceptance.project import COMMAND, Process, Project, Ran
+from tests.serving import served
 
 LARGE_BYTES = int(os.environ.get("TEST_LARGE_BYTES", str(512 * 1024**2)))
 SECONDS_MAX = 60 + LARGE_BYTES / (10 * 1024**2)  # Of a slow disk and two busy processors.
@@ -65,12 +65,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Large]:
 def topic(project: Project, s3: Any) -> str:
     """The built-in jobs on a topic of the project's own, with S3 and a claim store there."""
     project.write_settings(
-        s3={
-            "endpoint_url": s3.endpoint_url,
-            "region": s3.region,
-            "access_key_id": s3.access_key_id,
-            "secret_access_key": s3.secret_access_key,
-        },
+        s3=s3.settings,
         claims={"store": f"s3://processor-claims/{project.name}"},
         http={"networks": ["127.0.0.0/8"]},  # The tests' web server.
     )
@@ -90,11 +85,8 @@ def worker(project: Project, topic: str) -> Process:
 def web(large: Large) -> Iterator[str]:
     """A web server for the large file's folder, on loopback."""
     handler = partial(Silent, directory=str(large.path.parent))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with served(ThreadingHTTPServer(("127.0.0.1", 0), handler)) as server:
+        yield f"http://127.0.0.1:{server.server_port}"
 
 
 class Silent(SimpleHTTPRequestHandler):

@@ -70,10 +70,9 @@ def test_killed_s3_server_pauses_what_needs_it_and_work_goes_on_by_itself(
 ) -> None:
     base = fresh_base(s3)
     project.write_settings(
-        s3={"endpoint_url": s3.endpoint_url, "region": s3.region,
-            "access_key_id": s3.access_key_id, "secret_access_key": s3.secret_access_key},
+        s3=s3.settings,
         worker={"metrics_port": 0},
-    )  # fmt: skip
+    )
     for job_type in ("sink.write", "sink.other"):
         project.add_schema(
             job_type, [{"name": "key", "type": "string"}, {"name": "seq", "type": "long"}]

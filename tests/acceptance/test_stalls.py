@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from tests.acceptance.project import Process, Project, eventually
+from tests.acceptance.project import Process, Project, eventually, stopped
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.broker, pytest.mark.slow]
 
@@ -90,17 +86,6 @@ def stalled_seconds(worker: Process, topic: str) -> float:
 
 def stalls(worker: Process) -> list[dict[str, Any]]:
     return [row for row in worker.logged() if row["event"] == "partition stalled"]
-
-
-@contextmanager
-def stopped(kafka: Any) -> Iterator[None]:
-    for pid in kafka.pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in kafka.pids:
-            os.kill(pid, signal.SIGCONT)
 
 
 def test_long_run_within_its_timeout_is_healthy(project: Project, topic: str) -> None:

@@ -139,12 +139,7 @@ def test_job_that_failed_twice_and_then_succeeded_is_one_trace(
     project: Project, topic: str, receiver: Receiver, s3: Any
 ) -> None:
     project.write_settings(
-        s3={
-            "endpoint_url": s3.endpoint_url,
-            "region": s3.region,
-            "access_key_id": s3.access_key_id,
-            "secret_access_key": s3.secret_access_key,
-        },
+        s3=s3.settings,
         claims={"store": f"s3://processor-claims/{project.name}"},
     )
     source = project.folder / "anna.txt"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,6 +18,7 @@ from processor.adapters.keys import keyring_of
 from processor.contracts.sealing import Keyring
 from processor.errors import ContractError, KeysUnavailable, UsageError
 from processor.protection import EncryptionSettings
+from tests.serving import served
 
 ARN = "arn:aws:kms:eu-central-1:123456789012:key/"
 FIRST, SECOND, THIRD = (f"{ARN}{n}" for n in ("first", "second", "third"))
@@ -176,14 +176,8 @@ class _Kms(BaseHTTPRequestHandler):
 def kms(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kms]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    with Kms() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with served(Kms()) as server:
+        yield server
 
 
 def test_kms_makes_and_opens_data_keys_and_sees_no_value(kms: Kms) -> None:

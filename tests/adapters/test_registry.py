@@ -17,6 +17,7 @@ from processor.adapters.registry import Registry
 from processor.contracts.avro import Decoder
 from processor.errors import ContractError, ProcessorError, RegistryUnavailable, UsageError
 from processor.settings import RegistrySettings
+from tests.serving import served
 
 pytestmark = pytest.mark.registry
 
@@ -53,15 +54,8 @@ def answering(status: int, body: bytes = b"{}") -> Iterator[str]:
         def log_message(self, *arguments: Any) -> None:
             pass
 
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
+    with served(HTTPServer(("127.0.0.1", 0), Handler)) as server:
         yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def test_registered_schema_is_found_by_text_and_by_id(real: Registry, subject: str):

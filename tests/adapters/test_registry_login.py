@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import ssl
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from processor.settings import RegistrySettings, load_settings
 from processor.stack.report import LogReport
 from processor.stack.security import BROKER, Security
 from processor.stack.site import Site
+from tests.serving import served
 
 pytestmark = pytest.mark.registry
 
@@ -77,12 +77,8 @@ def guarded(
         context.verify_mode = ssl.CERT_REQUIRED
     server = ThreadingHTTPServer(("127.0.0.1", 0), Guard)
     server.socket = context.wrap_socket(server.socket, server_side=True)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    with served(server):
         yield f"https://127.0.0.1:{server.server_port}/apis/ccompat/v7"
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def basic(password: str) -> str:

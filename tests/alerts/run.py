@@ -6,7 +6,6 @@ Prometheus scrapes it with a hurried copy of the rules: 5 minutes of theirs are 
 from __future__ import annotations
 
 import json
-import os
 import resource
 import signal
 import sqlite3
@@ -22,7 +21,7 @@ from processor import Client, NewJob
 from processor.engine.submit import Accepted
 from processor.outbox import Outbox
 from processor.outbox.write import Contracts
-from tests.acceptance.project import Process, Project, eventually
+from tests.acceptance.project import Process, Project, eventually, stopped
 from tests.alerts.prometheus import Prometheus
 from tests.alerts.rules import DASHBOARD, RULES, hurried
 
@@ -263,18 +262,6 @@ def filled_in(query: str) -> str:
     filled = query.replace("$__rate_interval", "10s").replace("$job", ".+").replace("$topic", ".+")
     assert "$" not in filled
     return filled
-
-
-@contextmanager
-def stopped(kafka: Any) -> Iterator[None]:
-    """Have the broker answer nothing for a while."""
-    for pid in kafka.pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in kafka.pids:
-            os.kill(pid, signal.SIGCONT)
 
 
 def whole_run(project: Project, kafka: Any, folder: Path, tell: Callable[[str], None]) -> Seen:

@@ -54,12 +54,7 @@ class Site:
         tables = {
             "kafka": {"bootstrap.servers": kafka.bootstrap_servers},
             "registry": {"url": registry.url},
-            "s3": {
-                "endpoint_url": s3.endpoint_url,
-                "region": s3.region,
-                "access_key_id": s3.access_key_id,
-                "secret_access_key": s3.secret_access_key,
-            },
+            "s3": s3.settings,
             "claims": {"store": f"s3://processor-claims/{self.name}"},
             "worker": {"group": self.name},
         }

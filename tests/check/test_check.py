@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from email.utils import formatdate
@@ -12,6 +11,7 @@ import pytest
 
 from processor.check.areas import RULES
 from tests.check.site import APP, Site
+from tests.serving import served
 
 pytestmark = [pytest.mark.broker, pytest.mark.registry, pytest.mark.s3, pytest.mark.slow]
 
@@ -131,13 +131,10 @@ def registry_ahead(site: Site) -> AbstractContextManager[None]:
 
     @contextmanager
     def plant() -> Iterator[None]:
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}"
-        with site.environment(PROCESSOR_REGISTRY_URL=url):
-            yield
-        server.shutdown()
-        server.server_close()
+        with served(ThreadingHTTPServer(("127.0.0.1", 0), Proxy)) as server:
+            url = f"http://127.0.0.1:{server.server_port}"
+            with site.environment(PROCESSOR_REGISTRY_URL=url):
+                yield
 
     return plant()
 

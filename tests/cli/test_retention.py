@@ -4,10 +4,9 @@ import io
 import json
 import os
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from confluent_kafka import Producer
@@ -18,24 +17,14 @@ from processor.cli.main import run
 from processor.contracts.claim_rules import rule_id, with_our_rule
 from processor.contracts.claims import ClaimStore, claim_to_header
 from processor.settings import load_settings
+from tests.cli.told import Told
 
 pytestmark = [pytest.mark.broker, pytest.mark.s3]
 
 DAY = 86_400.0
 
 
-class Told(NamedTuple):
-    code: int
-    rows: list[dict[str, Any]]
-    stderr: str
-
-
 Command = Callable[..., Told]
-
-
-@pytest.fixture
-def name() -> str:
-    return f"t{uuid.uuid4().hex[:12]}"
 
 
 @pytest.fixture

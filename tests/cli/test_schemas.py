@@ -5,21 +5,16 @@ import subprocess
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from processor.cli.main import main
+from tests.cli.told import Told
 
 pytestmark = pytest.mark.registry
 
 AWAY = "http://127.0.0.1:9"
-
-
-class Told(NamedTuple):
-    code: int
-    rows: list[dict[str, Any]]
-    stderr: str
 
 
 Run = Callable[..., Told]

@@ -1,30 +1,19 @@
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from processor.cli.main import main
+from tests.cli.told import Told
 
 pytestmark = pytest.mark.broker
 
 
-class Told(NamedTuple):
-    code: int
-    rows: list[dict[str, Any]]
-    stderr: str
-
-
 Run = Callable[..., Told]
-
-
-@pytest.fixture
-def name() -> str:
-    return f"t{uuid.uuid4().hex[:12]}"
 
 
 @pytest.fixture

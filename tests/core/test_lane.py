@@ -279,12 +279,11 @@ class LaneMachine(RuleBasedStateMachine):
     def takes(self, count_max: int, together: bool) -> None:
         entries = self.lane.take(now=self.now, count_max=count_max, together=together)
         if entries:
-            turns, turn = {entry.turn for entry in entries}, self.lane.turn_of(entries)
             assert len(entries) <= count_max
-            assert turns == {turn}
-            assert turns.isdisjoint(self.busy) and turns.isdisjoint(self.held)
+            assert {entry.turn for entry in entries} == {entries[0].turn}
+            assert entries[0].turn not in self.busy and entries[0].turn not in self.held
             assert all(entry.not_before <= self.now for entry in entries)
-            self.busy[turn] = entries
+            self.busy[entries[0].turn] = entries
 
     @precondition(lambda self: self.busy)
     @rule(number=st.integers(0, 9), settled=st.integers(0, 3), hold=st.booleans())
@@ -298,9 +297,9 @@ class LaneMachine(RuleBasedStateMachine):
         if entries[settled:]:
             entries[settled].not_before = self.now + 1.0
         self.lane.put_back(entries[settled:])
-        if hold and entries[-1].turn not in self.held:
-            self.lane.suspend(entries[-1].turn)
-            self.held.add(entries[-1].turn)
+        if hold and turn not in self.held:
+            self.lane.suspend(turn)
+            self.held.add(turn)
         self.lane.release(turn)
 
     @precondition(lambda self: self.held)

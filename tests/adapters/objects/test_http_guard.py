@@ -6,7 +6,6 @@ import ipaddress
 import socket
 import ssl
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from processor.adapters.objects.addresses import Address
 from processor.adapters.objects.http import HttpSource
 from processor.errors import PermanentError, TransientError, UsageError
 from processor.protection import HttpSettings
+from tests.serving import served
 
 LOOPBACK = "127.0.0.0/8"
 ONE = "127.0.0.1/32"  # The tests' server alone: 127.0.0.2 is a neighbour that jobs must not reach.
@@ -96,16 +96,11 @@ class Answers(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(host: str = "127.0.0.1", context: ssl.SSLContext | None = None) -> Iterator[Listening]:
-    with Listening(Answers, host) as server:
-        if context is not None:
-            server.socket = context.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    server = Listening(Answers, host)
+    if context is not None:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    with served(server):
+        yield server
 
 
 @pytest.fixture(scope="module")

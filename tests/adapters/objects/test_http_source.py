@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import io
 import socket
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -12,6 +11,7 @@ from processor.adapters.objects.http import HttpSource
 from processor.errors import ContractError, PermanentError, StoreUnavailable, TransientError
 from processor.protection import HttpSettings
 from tests.adapters.objects.conformance import LARGE, MIB, read, sha256
+from tests.serving import served
 
 LOOPBACK = ("127.0.0.0/8",)
 
@@ -76,12 +76,8 @@ class Server(ThreadingHTTPServer):
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    with Server(("127.0.0.1", 0), Answers) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
+    with served(Server(("127.0.0.1", 0), Answers)) as server:
         yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
