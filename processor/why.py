@@ -181,25 +181,31 @@ class Waiting:
             )
 
     def ended(self, job_id: str) -> Fact | None:
-        """Tell of a job that has ended, by its id: from the status topic, else the ledger."""
-        if self._topic.status.publish:
-            status = StatusReader(self._settings, self._topic).find(job_id)
-            if status is not None:
-                why = f"{status['error_class']}: {status['error_message']}"
-                return Fact(
-                    job_id=job_id,
-                    key=status["key"],
-                    state=status["state"],
-                    why=why if status["error_class"] else f"ended at {status['at']}",
-                    source=self._topic.status_topic,
-                    attempts=f"{status['attempts']} of {self._topic.attempts_max}",
-                )
-        ledger = self._ledger
-        row = None if ledger is None else ledger.lookup([f"job:{job_id}"]).get(f"job:{job_id}")
-        if row is None:
+        """Tell of a job that has ended, by its id, from the topic's status topic."""
+        if not self._topic.status.publish:
             return None
-        why = "the ledger remembers it"
-        return Fact(job_id, None, row.state, why, "ledger", attempts=str(row.attempt))
+        status = StatusReader(self._settings, self._topic).find(job_id)
+        if status is None:
+            return None
+        why = f"{status['error_class']}: {status['error_message']}"
+        return Fact(
+            job_id=job_id,
+            key=status["key"],
+            state=status["state"],
+            why=why if status["error_class"] else f"ended at {status['at']}",
+            source=self._topic.status_topic,
+            attempts=f"{status['attempts']} of {self._topic.attempts_max}",
+        )
+
+
+def remembered(ledger: OperatorLedger, job_id: str) -> Fact | None:
+    """Tell what the ledger knows of a job of which no topic tells, by its id."""
+    identity = f"job:{job_id}"
+    row = ledger.lookup([identity]).get(identity)
+    if row is None:
+        return None
+    state = "succeeded" if row.state == "done" else row.state
+    return Fact(job_id, None, state, "the ledger remembers it", "ledger", attempts=str(row.attempt))
 
 
 def _meant(record: Record, hop: Hop, wanted: str) -> bool:

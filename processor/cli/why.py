@@ -31,17 +31,21 @@ def why(
     from processor.cli.dead import ledger_of
     from processor.cli.declared import declared_topics
     from processor.settings import load_settings
-    from processor.why import Waiting
+    from processor.why import Fact, Waiting, remembered
 
     settings = load_settings(overrides={"worker.group": group})
     topics = declared_topics(settings, (topic_name,) if topic_name else ())
     ledger = ledger_of(settings)
-    found = []
-    for topic in topics:
-        waiting = Waiting(settings, topic, ledger)
-        found += list(islice(waiting.facts(key_or_job_id), limit))
-        if not found and (ended := waiting.ended(key_or_job_id)) is not None:
-            found.append(ended)
+    found: list[Fact] = []
+    every = [Waiting(settings, topic, ledger) for topic in topics]
+    for waiting in every:
+        found += islice(waiting.facts(key_or_job_id), limit)
+    if not found:
+        ended = (waiting.ended(key_or_job_id) for waiting in every)
+        found += islice((fact for fact in ended if fact is not None), 1)
+    # The ledger is last: it serves all topics, and knows less of a job than its own.
+    if not found and ledger is not None and (fact := remembered(ledger, key_or_job_id)):
+        found.append(fact)
     if not found:
         output.say(
             f"nothing is known of `{key_or_job_id}`: no job with this key or id waits, is dead, or"

@@ -102,5 +102,33 @@ def test_job_that_ended_and_one_that_nobody_knows(project: Project, topic: str) 
     project.start("work", "handlers:app", "--topic", topic)
     eventually(lambda: project.run("status", job_id).code == 0)
 
-    assert [row["state"] for row in why(project, job_id)] == ["succeeded"]
+    (fact,) = why(project, job_id)
+    assert (fact["state"], fact["source"]) == ("succeeded", f"{topic}.status")
     project.run("why", "nobody").refused(3, "nobody")
+
+
+def test_ended_job_is_told_by_its_own_topic_though_another_shares_the_ledger(
+    project: Project, topic: str
+) -> None:
+    project.add_schema("order.other", [])
+    project.add_topic("before", ["order.other"])  # Looked at before the job's own.
+    project.provision()
+    (job_id,) = submit(project, "a", 1)
+    project.start("work", "handlers:app", "--topic", topic)
+    eventually(lambda: project.run("status", job_id).code == 0)
+
+    (fact,) = why(project, job_id)
+    assert (fact["state"], fact["source"]) == ("succeeded", f"{topic}.status")
+
+
+def test_the_ledger_tells_of_a_job_whose_topic_publishes_no_outcome(
+    project: Project, topic: str
+) -> None:
+    (project.folder / "topics" / "why.yaml").unlink()
+    quiet = project.add_topic("quiet", ["order.count"], status={"publish": False})
+    project.provision()
+    (job_id,) = submit(project, "a", 1)
+    project.start("work", "handlers:app", "--topic", quiet)
+    eventually(lambda: why(project, job_id)[0]["source"] == "ledger")
+
+    assert [row["state"] for row in why(project, job_id)] == ["succeeded"]
