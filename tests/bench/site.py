@@ -147,8 +147,9 @@ class Site:
 
     def _produce_steadily(self, topic: str, jobs: int, rate: int) -> None:
         schema_id = self.schema_id(topic)
+        # The client's own linger. Without one each job is a request, and the broker falls behind.
         producer = Producer(
-            {"bootstrap.servers": self.servers, "linger.ms": 0, "partitioner": "murmur2_random"}
+            {"bootstrap.servers": self.servers, "linger.ms": 5, "partitioner": "murmur2_random"}
         )
         began = time.monotonic()
         for number in range(jobs):
