@@ -22,6 +22,7 @@ class Assignment:
 
     __slots__ = (
         "_copies",
+        "aside_seconds",
         "batch_max",
         "committed",
         "draining",
@@ -64,6 +65,7 @@ class Assignment:
         tells_each: bool = True,
         batch_max: int = 1,
         linger_seconds: float = 0.0,
+        aside_seconds: float = 1.0,
     ) -> None:
         assert epoch >= 1
         assert len(satellites) == policy.tiers
@@ -77,6 +79,7 @@ class Assignment:
         self.letters = letters  # Only where no ledger remembers the dead.
         self.batch_max = batch_max  # So many records are waited for,
         self.linger_seconds = linger_seconds  # and no longer than this.
+        self.aside_seconds = aside_seconds  # No longer does a record stay aside.
         self.is_async = is_async  # Its handlers are coroutines, or some of them are.
         self.tells_each = tells_each  # A ledger or a status topic is told of each job.
         self.ends = dict.fromkeys(satellites, 0)  # One past the last copy known on each.
@@ -122,7 +125,8 @@ class Assignment:
     @property
     def in_flight(self) -> int:
         """Entries taken from their lanes and not settled."""
-        return sum(lane.watermark.unsettled - lane.waiting for lane in self.lanes)
+        unsettled = sum(lane.watermark.unsettled - lane.waiting for lane in self.lanes)
+        return unsettled - len(self.lanes[0].aside)
 
     @property
     def settled_records(self) -> int:
@@ -147,6 +151,13 @@ class Assignment:
     def fence_key(self, key: bytes | None) -> bytes | None:
         """What the fence knows a record by: its key, or one name for the whole partition."""
         return key if self.fences_keys else b"*"
+
+    def unfence(self, key: bytes | None, copy: str) -> None:
+        """Note that a copy is settled; with its key's last one what was set aside comes back."""
+        self.fence.remove(key, copy=copy)
+        aside = self.lanes[0].aside
+        if key is not None and len(aside) and not self.fence.knows(key):
+            self.lanes[0].take_back(key)
 
     def tier_of(self, topic: str) -> int | None:
         """The tier that a topic is, 1 the first; None: it is none of ours."""

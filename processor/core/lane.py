@@ -10,6 +10,7 @@ Rule 5: where nothing has to be known of a record before it runs, records stay *
         of them as one turn of the whole lane, or are unrolled into entries and their turns.
 Rule 6: a full lane pauses its partition and is resumed at half. `full` is a signal, not a wall:
         the batch that filled the lane is kept, so a lane holds at most `records_max` plus a batch.
+Rule 7: what is set aside (core/aside.py) comes back ahead of all that its turn has queued.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from enum import StrEnum
 from itertools import chain
 from typing import Any
 
+from processor.core.aside import Aside
 from processor.core.stretch import Stretch
 from processor.core.watermark import Watermark
 from processor.model import Failure, Hop, JobHeaders, Message, Record
@@ -88,6 +90,7 @@ class Lane:
         "_ready",
         "_sleeping",
         "_suspended",
+        "aside",
         "ordering",
         "read",
         "records_max",
@@ -113,6 +116,7 @@ class Lane:
         self.records_max = records_max
         self.watermark = Watermark(start=start)
         self.waiting = 0  # Entries in the queues: not taken.
+        self.aside: Aside[Message] = Aside()
         self._queues: dict[Turn, deque[Entry]] = {}
         self._ready: deque[Turn] = deque()
         self._busy: set[Turn] = set()
@@ -313,6 +317,18 @@ class Lane:
         if stretch.offsets:
             self._fresh.appendleft(stretch)
             self.waiting += len(stretch)
+
+    def take_back(self, key: bytes) -> None:
+        """Let the fresh records that were set aside for a key come next in its turn."""
+        messages = self.aside.pop(key)
+        if not messages:
+            return
+        self.waiting += len(messages)
+        queue = self._queues.get(None if self.ordering is Ordering.PARTITION else key)
+        if queue is not None:
+            queue.extendleft([self.entry_of(each) for each in reversed(messages)])
+        else:
+            self._fresh.appendleft(Stretch(messages, [each.offset() or 0 for each in messages]))
 
     def release(self, turn: Turn) -> None:
         """End a busy turn: its next entries may be taken, unless it is suspended."""

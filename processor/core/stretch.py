@@ -51,8 +51,12 @@ class Stretch:
         return first, Stretch(self.messages[count:], self.offsets[count:])
 
     def joined(self, later: Stretch) -> Stretch:
-        """These records and later ones."""
-        return Stretch(self.messages + later.messages, self.offsets + later.offsets)
+        """These records and others, which come later but for those that were set aside."""
+        messages, offsets = self.messages + later.messages, self.offsets + later.offsets
+        if self.offsets[-1] > later.offsets[0]:
+            order = sorted(range(len(offsets)), key=offsets.__getitem__)
+            messages, offsets = [messages[at] for at in order], [offsets[at] for at in order]
+        return Stretch(messages, offsets)
 
     def without(self, offsets: Collection[int]) -> Stretch:
         """The records but those at these offsets."""

@@ -110,4 +110,5 @@ def _runnable(assignment: Assignment, lane: Lane, unread: int, now: float, *, fu
     else:
         waits = delayed > 0 and lane.ordering is Ordering.PARTITION
         unread_may = not waits and not (full and not fence.resumable)
-    return lane.watermark.unsettled - delayed + (unread if unread_may else 0)
+    waits = delayed + len(lane.aside)
+    return lane.watermark.unsettled - waits + (unread if unread_may else 0)

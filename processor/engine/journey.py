@@ -133,6 +133,18 @@ def behind(stretch: Stretch, assignment: Assignment) -> Stretch:
     )
 
 
+def stays_until(message: Message, assignment: Assignment, now: float) -> float | None:
+    """Whether a record behind its key's copies is set aside, and how long; None: it is parked.
+
+    Only behind copies that wait for no longer than that: a copy costs more than the moment.
+    """
+    tiers = assignment.fence.tiers(message.key())
+    delays = assignment.policy.delays_seconds
+    if max(delays[tier - 1] for tier in tiers) > assignment.aside_seconds:
+        return None
+    return now + assignment.aside_seconds
+
+
 def asks_admission(entry: Entry) -> bool:
     """Whether a job that was admitted unread asks for more: a later start, or a replay's place."""
     hop = entry.hop

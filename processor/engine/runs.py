@@ -85,6 +85,12 @@ class Runs:
             if assignment.partition.topic in self._breakers:
                 closed.setdefault(assignment.partition.topic, []).append(assignment)
                 continue
+            main = assignment.lanes[0]
+            if len(main.aside):
+                # Half of a lane's records may wait there: a full lane goes on at half.
+                pressed = len(main.aside) > main.records_max // 2
+                for key in main.aside.overdue(float("inf") if pressed else now):
+                    self._park_aside(assignment, key, now)
             for lane in reversed(assignment.lanes):  # Older work first: the deepest tier.
                 while free[kind] > 0 and lane.may_run(now):
                     taken = self.pace.take(assignment, lane, now)
@@ -185,10 +191,12 @@ class Runs:
             return self._admit_taken(assignment, lane, turn, lane.entries_of(stretch), now)
         behind = journey.behind(stretch, assignment)
         for message in behind.messages:
-            entry = lane.entry_of(message)
-            park = journey.admit(entry, assignment, now)
-            assert isinstance(park, Park)
-            self._settlement.park(entry, assignment, park)
+            until = journey.stays_until(message, assignment, now)
+            if until is None:
+                self._park_aside(assignment, message.key(), now)
+                self._park(lane.entry_of(message), assignment, now)
+            else:
+                lane.aside.add(message.key(), message, until=until)
         if behind.offsets:
             stretch = stretch.without(set(behind.offsets))
         if not stretch.offsets:
@@ -219,6 +227,8 @@ class Runs:
                 entry.lane.put_back(taken[position + 1 :])
                 break
             if isinstance(verdict, Park):
+                if key is not None and lane.tier == 0:
+                    self._park_aside(assignment, key, now)
                 self._settlement.park(entry, assignment, verdict)
             elif isinstance(verdict, Hold):
                 self._settlement.hold(entry, assignment, now)
@@ -239,6 +249,17 @@ class Runs:
         self._telemetry.waited(assignment.partition.topic, now - due)
         self._start(assignment, lane, turn, runs)
         return 1
+
+    def _park(self, entry: Entry, assignment: Assignment, now: float) -> None:
+        park = journey.admit(entry, assignment, now)
+        assert isinstance(park, Park)
+        self._settlement.park(entry, assignment, park)
+
+    def _park_aside(self, assignment: Assignment, key: bytes, now: float) -> None:
+        """Park all that a key has aside, in order."""
+        lane = assignment.lanes[0]
+        for message in lane.aside.pop(key):
+            self._park(lane.entry_of(message), assignment, now)
 
     def _start(
         self, assignment: Assignment, lane: Lane, turn: Turn, taken: list[Entry] | Stretch

@@ -287,7 +287,7 @@ class Settlement:
             entry.lane.settle(entry)
             if entry.lane.tier > 0:
                 key = assignment.fence_key(entry.record.key)
-                assignment.fence.remove(key, copy=journey.copy_of(entry.record, entry.hop))
+                assignment.unfence(key, journey.copy_of(entry.record, entry.hop))
             return
         step = settling.steps.popleft()
         if isinstance(step, Note):

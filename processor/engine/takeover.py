@@ -70,7 +70,8 @@ class Rules:
     """How the jobs of one topic are run.
 
     `fence` `partition`: nothing overtakes a retried job. `hold`: when a job dies, the rest of its
-    key is held until an operator acts. `is_async`: a handler of its jobs is a coroutine.
+    key is held until an operator acts. `is_async`: a handler of its jobs is a coroutine. So long as
+    `aside_seconds` a record waits in place behind its key's copies before it is copied too.
     """
 
     topic: Served
@@ -82,6 +83,7 @@ class Rules:
     is_async: bool = False
     batch_max: int = 1
     linger_seconds: float = 0.0
+    aside_seconds: float = 1.0
 
 
 class OffsetLost(ProcessorError):
@@ -131,6 +133,8 @@ class Takeover:
             found = self._scan(looked_at)
             claiming = [each for each in claiming if found.get(each, 0) >= each.epoch]
             if not claiming:
+                for partition, sight in looked_at.items():
+                    sight.pass_by(partition)
                 return taken
             for each in claiming:
                 each.epoch = found[each] + 1
@@ -181,7 +185,7 @@ class Takeover:
         if ranges:
             for record in self.log.scan(ranges):
                 sight = looked_at[Partition(record.topic, record.partition)]
-                epoch = _scan_one(record, sight.assignment, sight.tier, sight.floor)
+                epoch = _scan_one(record, sight)
                 seen[sight.assignment] = max(seen[sight.assignment], epoch)
         for partition, each in looked_at.items():
             if each.start <= each.end:
@@ -221,6 +225,7 @@ class Takeover:
             tells_each=self._tells_each(rules),
             batch_max=rules.batch_max,
             linger_seconds=rules.linger_seconds,
+            aside_seconds=rules.aside_seconds,
             read=None if rules.is_async or self._tells_each(rules) else reading(rules.policy),
         )
 
@@ -268,6 +273,7 @@ class _Sight:
     floor: Floor
     start: int  # What is before it was looked at.
     end: int = -1  # Our newest marker.
+    copies: int = 0  # That are not void.
 
     def close(self, partition: Partition) -> None:
         """Note that all before our marker was looked at; the marker itself need not be."""
@@ -278,6 +284,18 @@ class _Sight:
             self.floor.raise_at(self.end, epoch=self.assignment.epoch)
             self.assignment.appended(partition, self.end)
         self.start = self.end + 1
+
+
+    def pass_by(self, partition: Partition) -> None:
+        """Have a tier's lane begin behind our marker where nothing before it is to be run.
+
+        A copy that lands there next follows at once (`journey.land`), and is not fetched first: on
+        a partition with a backlog that would take as long as what the client has fetched of it.
+        """
+        if partition in self.assignment.satellites and not self.copies:
+            floor = self.assignment.floors[self.tier - 1]
+            floor.raise_at(self.end, epoch=self.assignment.epoch)
+            self.assignment.lanes[self.tier].pass_by(self.end)
 
 
 def _sights(assignment: Assignment) -> dict[Partition, _Sight]:
@@ -298,8 +316,9 @@ def epoch_of(metadata: str) -> int:
     return int(found.group(1)) if found else 0
 
 
-def _scan_one(record: Record, assignment: Assignment, tier: int, floor: Floor) -> int:
+def _scan_one(record: Record, sight: _Sight) -> int:
     """Note what a satellite's record says of its key. Returns the epoch it was written under."""
+    assignment, tier, floor = sight.assignment, sight.tier, sight.floor
     marker = headers.read_marker(record)
     if marker is not None:
         floor.raise_at(record.offset, epoch=marker)
@@ -314,6 +333,7 @@ def _scan_one(record: Record, assignment: Assignment, tier: int, floor: Floor) -
     known = headers.read_copy(record)
     epoch, copy = (0, "") if known is None else known
     if known is None or epoch >= floor.epoch:
+        sight.copies += 1
         key = assignment.fence_key(record.key)
         assignment.fence.add(key, tier=tier, copy=copy or place_of(record))
     return epoch

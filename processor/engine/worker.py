@@ -391,6 +391,6 @@ class Worker:
             self._logger.info(
                 "partition taken over", partition=str(assignment.partition), epoch=assignment.epoch
             )
-        starts = {p: a.committed[p] for a in taken for p in a.partitions}
-        self._log.assign(starts)
+        lanes = [each for a in taken for each in zip(a.partitions, a.lanes, strict=True)]
+        self._log.assign({partition: lane.watermark.next_offset for partition, lane in lanes})
         self._joined |= not self._untaken

@@ -212,6 +212,7 @@ class Bench:
         fence_records_max: int = 100_000,
         publish_status: bool = False,
         lane_records_max: int = 1000,
+        aside_seconds: float = 1.0,
         when_offset_lost: Any = "stop",
         start_from: Any = "earliest",
         timeout_seconds: float = 60.0,
@@ -235,6 +236,7 @@ class Bench:
                 is_async=self.is_async,
                 batch_max=self.batch_max or 1,
                 linger_seconds=self.linger_seconds,
+                aside_seconds=aside_seconds,
             )
         }
         runs = Runner if tracing is None else partial(TracedRunner, tracing=tracing)

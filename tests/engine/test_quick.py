@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from processor.core.lane import Ordering
 from processor.errors import RegistryUnavailable, Reject
 from processor.sinks.no_ledger import NoLedger
-from tests.engine.bench import LETTERS, MAIN, TIER_1, Bench, Member
+from tests.engine.bench import DELAYS, LETTERS, MAIN, TIER_1, TIER_2, Bench, Member
 
 NEVER = Reject("never")
 
@@ -118,6 +120,76 @@ def test_job_that_fails_lets_others_pass_and_holds_its_key(bench: Bench, orderin
     assert before_the_retry == [0, 1, 3]
     assert parked == [0, 2, 4]
     assert bench.runs == [0, 1, 3, 0, 2, 4]
+    assert bench.left(MAIN) == bench.left(TIER_1) == 0
+
+
+def behind_a_retry(bench: Bench, ordering: Ordering, **how: Any) -> Member:
+    """A member whose key `a` waits in tier 1, with jobs 1 and 3 behind it on main; 2 is another's."""
+    bench.submit(0, "a")
+    bench.fail(0)
+    member = bench.member(ordering=ordering, **{"aside_seconds": 100.0, **how})
+    member.go()
+    for n, key in enumerate(["a", "b", "a"], start=1):
+        bench.submit(n, key)
+    member.go()
+    return member
+
+
+@pytest.mark.parametrize("ordering", [Ordering.PARTITION, Ordering.KEY])
+def test_jobs_behind_a_short_retry_wait_aside_and_are_not_copied(bench: Bench, ordering: Ordering):
+    member = behind_a_retry(bench, ordering)
+
+    before = (list(bench.runs), bench.committed(), member.telemetry.outcomes["parked"])
+    bench.clock.advance(10.0)
+    member.go()
+
+    assert before == ([0, 2], 1, 0)
+    assert bench.runs == [0, 2, 0, 1, 3]
+    assert bench.numbers(TIER_1) == [0]
+    assert bench.left(MAIN) == bench.left(TIER_1) == 0
+
+
+def test_jobs_aside_are_first_in_their_key_when_they_come_back(bench: Bench):
+    member = behind_a_retry(bench, Ordering.PARTITION)
+    bench.clock.advance(10.0)
+    for n in (4, 5):
+        bench.submit(n, "a")
+    member.go()
+
+    assert bench.runs == [0, 2, 0, 1, 3, 4, 5]
+
+
+def test_jobs_aside_are_copied_in_order_when_the_retry_takes_longer(bench: Bench):
+    member = behind_a_retry(bench, Ordering.PARTITION, aside_seconds=DELAYS[0])
+    bench.fail(0)
+    bench.clock.advance(DELAYS[0])  # The retry fails: its next tier is longer than they stay.
+    member.go()
+    bench.submit(4, "a")
+    member.go()
+
+    assert bench.numbers(TIER_2) == [0, 1, 3, 4]
+    assert bench.committed() == 5
+
+
+def test_no_more_than_half_a_lane_waits_aside(bench: Bench):
+    member = behind_a_retry(bench, Ordering.PARTITION, lane_records_max=4)
+    aside = (bench.numbers(TIER_1), bench.committed())
+    bench.submit(4, "a")
+    member.go()
+
+    assert aside == ([0], 1)
+    assert bench.numbers(TIER_1) == [0, 1, 3, 4]
+    assert bench.committed() == 5
+
+
+def test_jobs_aside_come_again_to_the_next_owner(bench: Bench):
+    behind_a_retry(bench, Ordering.PARTITION).log.expel()
+    member = bench.member(aside_seconds=100.0)
+    member.go()
+    bench.clock.advance(10.0)
+    member.go()
+
+    assert [n for n in bench.runs if n != 2] == [0, 0, 1, 3]
     assert bench.left(MAIN) == bench.left(TIER_1) == 0
 
 

@@ -269,6 +269,9 @@ def test_records_that_do_not_arrive_are_told(bench: Bench):
 def test_tier_that_does_not_arrive_is_told_while_its_main_partition_goes_on(bench: Bench):
     bench.submit(0)
     bench.fail(0)
+    earlier = bench.member()
+    earlier.go()
+    earlier.log.expel()  # What it has parked must be fetched.
     member = bench.member(stall_seconds=STALL, log_type=Stuck)
     member.log.stuck = frozenset({TIER_1})  # type: ignore[attr-defined]
 

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 
 from processor.engine.replay import letter_of
-from tests.simulation.world import World
+from tests.simulation.world import World, number_of
 
 
 def nothing_is_lost(world: World) -> list[str]:
@@ -24,7 +24,7 @@ def keys_keep_their_order(world: World) -> list[str]:
     by_key: dict[str, list[int]] = defaultdict(list)
     dead = _letters(world)
     for effect in world.store.written:
-        n = effect.result["n"]
+        n = number_of(effect)
         key = world.told.submitted[n]
         if key is not None:
             name = key if world.hold else f"{key}, replay {effect.replay}"
@@ -47,7 +47,7 @@ def no_letter_is_false(world: World) -> list[str]:
     """No job that took effect has a dead letter, unless a later replay revived it."""
     if world.ledgerless:
         return []
-    effects = {effect.result["n"]: effect.replay for effect in world.store.written}
+    effects = {number_of(effect): effect.replay for effect in world.store.written}
     return [
         f"job {n} took effect and is dead"
         for record in world.broker.records("t.dlt")
@@ -102,7 +102,7 @@ def judged(world: World) -> dict[str, list[str]]:
 
 
 def _effects(world: World) -> list[int]:
-    return [effect.result["n"] for effect in world.store.written]
+    return [number_of(effect) for effect in world.store.written]
 
 
 def _letters(world: World) -> set[int]:

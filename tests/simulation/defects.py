@@ -17,10 +17,11 @@ from processor.core.holds import Closed, Holds
 from processor.core.lane import Entry, Lane
 from processor.core.stretch import Stretch
 from processor.core.watermark import Watermark
-from processor.engine import journey
+from processor.engine import journey, takeover
 from processor.engine.intake import Intake
 from processor.engine.journey import Copy, EndReplay, Hold, Run
 from processor.engine.ports import Death, Owner
+from processor.engine.runs import Runs
 from processor.engine.settlement import Settlement
 from processor.engine.slices import Slice
 from processor.engine.takeover import Takeover
@@ -197,7 +198,10 @@ def skip_the_marker() -> Iterator[None]:
         each = [p for a in assignments for p in a.positions[1:]]
         return {p: end for p, (_, end) in takeover.log.bounds(each).items()}
 
-    with replaced(Takeover, "_mark", unmarked):
+    with (
+        replaced(Takeover, "_mark", unmarked),
+        replaced(takeover._Sight, "pass_by", lambda sight, partition: None),
+    ):
         yield
 
 
@@ -319,6 +323,57 @@ def stretch_passes_the_fence() -> Iterator[None]:
         journey.behind = behind
 
 
+@contextmanager
+def come_back_last() -> Iterator[None]:
+    """Let what was set aside come back behind what came later."""
+
+    def take_back(lane: Lane, key: bytes) -> None:
+        messages = lane.aside.pop(key)
+        lane.waiting += len(messages)
+        if messages:
+            lane._fresh.append(Stretch(messages, [each.offset() or 0 for each in messages]))
+
+    def joined(stretch: Stretch, later: Stretch) -> Stretch:
+        return Stretch(stretch.messages + later.messages, stretch.offsets + later.offsets)
+
+    def settle_all(mark: Watermark, offsets: Sequence[int]) -> None:
+        for offset in offsets:
+            mark.settle(offset)
+
+    with (
+        replaced(Lane, "take_back", take_back),
+        replaced(Stretch, "joined", joined),
+        replaced(Watermark, "settle_all", settle_all),
+    ):
+        yield
+
+
+@contextmanager
+def park_before_what_is_aside() -> Iterator[None]:
+    """Park a record though older ones of its key are set aside, which are parked later."""
+    park = Runs._park_aside
+
+    def later(runs: Runs, assignment: Assignment, key: bytes, now: float) -> None:
+        if key in assignment.lanes[0].aside.overdue(now):
+            park(runs, assignment, key, now)
+
+    with replaced(Runs, "_park_aside", later):
+        yield
+
+
+@contextmanager
+def pass_copies_by() -> Iterator[None]:
+    """Begin behind our marker whatever stands before it."""
+    pass_by = takeover._Sight.pass_by
+
+    def always(sight: Any, partition: Partition) -> None:
+        sight.copies = 0
+        pass_by(sight, partition)
+
+    with replaced(takeover._Sight, "pass_by", always):
+        yield
+
+
 # Name -> (how it is planted, which checkers must notice).
 DEFECTS: Mapping[str, tuple[Callable[[], Any], frozenset[str]]] = {
     "commit highest seen": (
@@ -350,6 +405,12 @@ DEFECTS: Mapping[str, tuple[Callable[[], Any], frozenset[str]]] = {
     "forget the letter": (forget_the_letter, frozenset({"nothing_is_lost"})),
     "pass a failed key": (pass_a_failed_key, frozenset({"keys_keep_their_order"})),
     "stretch passes the fence": (stretch_passes_the_fence, frozenset({"keys_keep_their_order"})),
+    "come back last": (come_back_last, frozenset({"keys_keep_their_order"})),
+    "park before what is aside": (
+        park_before_what_is_aside,
+        frozenset({"keys_keep_their_order"}),
+    ),
+    "pass copies by": (pass_copies_by, frozenset({"nothing_is_lost"})),
     "never pause": (never_pause, frozenset({"bounds_hold"})),
     "leak fence entries": (leak_fence_entries, frozenset({"work_ends"})),
 }

@@ -162,6 +162,11 @@ class Told:
 Defect = Callable[["World"], None]
 
 
+def number_of(effect: Effect) -> int:
+    """Which job took effect."""
+    return int(effect.job_id.removeprefix("job-"))
+
+
 class World:
     """One run. `defect` plants a fault of the program before it begins."""
 
@@ -186,8 +191,12 @@ class World:
         self.fence = Ordering.PARTITION if r.random() < 0.1 else Ordering.KEY
         self.hold = self.fence is Ordering.KEY and r.random() < 0.4
         self.replays = self.hold or r.random() < 0.2
-        # One world in sixteen: nothing but Kafka, and jobs that are run in stretches.
-        self.ledgerless = seed % 16 == 15
+        # One world in eight: nothing but Kafka, and jobs that are run in stretches.
+        self.ledgerless = seed % 8 == 7
+        # Half of those have many jobs that wait in place behind a few that are tried again.
+        many_aside = seed % 16 == 7
+        self.aside_seconds = 10.0 if many_aside else 1.0
+        self.todo += 12 * many_aside
         if self.ledgerless:
             self.hold = self.replays = False
         # One in four: handlers that are given many jobs at once. One in four: runs that hang.
@@ -195,7 +204,7 @@ class World:
         self.linger_seconds = r.choice((0.0, 0.3)) if self.batch_max else 0.0
         self.p_hang = 0.05 if r.random() < 0.25 and not self.ledgerless else 0.0
         self.replay = 0
-        self.lane_records_max = r.choice((1, 3, 100))
+        self.lane_records_max = r.choice((100,) if many_aside else (1, 3, 100))
         self.fence_records_max = r.choice((1, 3, 100))
         self.slice_records_max = r.choice((1, 2, 100))
         self.depth = 0
@@ -279,6 +288,7 @@ class World:
                 hold=self.hold,
                 batch_max=self.batch_max or 1,
                 linger_seconds=self.linger_seconds,
+                aside_seconds=self.aside_seconds,
             )
         }
         takeover = self.takeover_type(
@@ -421,7 +431,7 @@ class World:
 
     def safe(self, place: Position, n: int) -> bool:
         """Whether a job has taken effect, or is on a tier or among the dead letters."""
-        if any(effect.result["n"] == n for effect in self.store.written):
+        if any(number_of(effect) == n for effect in self.store.written):
             return True
         return any(
             hop is not None and hop.origin == place
