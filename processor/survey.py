@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 
+from processor.adapters.acl_admin import AclAdmin
 from processor.adapters.groups import owners_of
 from processor.adapters.kafka_settings import client_id, consumer_settings, producer_settings
 from processor.adapters.reader import TopicReader
@@ -19,6 +20,7 @@ from processor.adapters.registry import Registry
 from processor.adapters.topic_admin import TopicAdmin
 from processor.app import App
 from processor.check.facts import ClaimBucket, Clock, Cluster, Facts, Offsets, Sampled, Subject
+from processor.contracts.acl_plan import Role
 from processor.contracts.builtin import schema_directories, topic_directories
 from processor.contracts.schemas import Schema, SchemaSet
 from processor.contracts.subjects import declared_subjects
@@ -27,6 +29,7 @@ from processor.engine.job import JobSpec
 from processor.errors import ProcessorError, UsageError
 from processor.model import Partition
 from processor.settings import Settings
+from processor.sinks.kafka import KafkaSink
 
 SAMPLE_RECORDS = 20  # Of each partition, the latest.
 ASKING_MAX = 8  # Subjects that the registry is asked about at once.
@@ -36,7 +39,8 @@ class Survey:
     """One look at a deployment. `unreachable` holds each part that did not answer, and why.
 
     `names` are the topics to look at; none: all that are declared, but for built-in ones that were
-    never applied. Raises UsageError for files with faults and for unknown names.
+    never applied. `role`: whose credentials these are; most of the rest needs rights that it should
+    not have, and is not asked. Raises UsageError for files with faults and for unknown names.
     """
 
     def __init__(
@@ -45,21 +49,23 @@ class Survey:
         names: Sequence[str] = (),
         *,
         app: App | None = None,
+        role: Role | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.unreachable: list[tuple[str, ProcessorError]] = []
         self._settings = settings
         self._names = names
         self._app = app
+        self._role: Role | None = role
         self._now = now
         self._schemas = SchemaSet.load(schema_directories(settings))
         self._declared = TopicSet.load(topic_directories(settings), self._schemas)
         self._chosen = [self._declared.get(name) for name in names] or list(self._declared)
 
     def facts(self) -> Facts:
-        """Ask every part."""
+        """Ask every part; with a role the brokers alone, and only for its rights."""
         settings = self._settings
-        cluster = self._cluster()
+        cluster = None if self._role is not None else self._cluster()
         topics = self._in_use(cluster)
         facts = Facts(
             settings=settings,
@@ -69,11 +75,13 @@ class Survey:
             producer=producer_settings(settings.kafka, client_id("check")),
             cluster=cluster,
         )
+        if self._role is not None:
+            return self._with_rights(self._with_app(facts))
         if cluster is not None:
             facts = self._with_group(self._with_offsets(facts, cluster))
         facts = self._with_registry(facts)
         facts = self._with_store(facts)
-        return self._with_app(facts) if self._app is not None else facts
+        return self._with_app(facts)
 
     @contextmanager
     def _part(self, name: str) -> Iterator[None]:
@@ -99,8 +107,8 @@ class Survey:
             for topic in self._chosen
             if self._names
             or topic.name in own
-            or cluster is None
-            or any(name in cluster.topics for name in topic.all_names)
+            or (cluster is None and self._role is None)
+            or (cluster is not None and any(each in cluster.topics for each in topic.all_names))
         ]
 
     def _with_offsets(self, facts: Facts, cluster: Cluster) -> Facts:
@@ -123,6 +131,16 @@ class Survey:
             owners = owners_of(self._settings.kafka, self._settings.worker.group)
             hosts = tuple(dict.fromkeys(each.rpartition(" at ")[2] for each in owners.values()))
             return replace(facts, hosts=hosts)
+        return facts
+
+    def _with_rights(self, facts: Facts) -> Facts:
+        sinks = [sink for spec in (facts.jobs or {}).values() for sink in spec.sinks]
+        results = tuple(dict.fromkeys(each.topic for each in sinks if isinstance(each, KafkaSink)))
+        names = [name for topic in facts.topics for name in topic.all_names]
+        with self._part("kafka rights"):
+            admin = AclAdmin(self._settings.kafka)
+            may = admin.mine([*names, *results], self._settings.worker.group)
+            return replace(facts, role=self._role, may=may, result_topics=results)
         return facts
 
     def _with_registry(self, facts: Facts) -> Facts:
@@ -150,7 +168,8 @@ class Survey:
         return facts
 
     def _with_app(self, facts: Facts) -> Facts:
-        assert self._app is not None
+        if self._app is None:
+            return facts
         jobs = self._app.jobs
         taken = {job: topic.name for topic in self._declared for job in topic.jobs}
         served = set(self._names)
@@ -170,8 +189,6 @@ class Survey:
         )
 
     def _sink_faults(self, jobs: Mapping[str, JobSpec]) -> Iterator[tuple[str, str]]:
-        from processor.sinks.kafka import KafkaSink
-
         for job, spec in jobs.items():
             for sink in spec.sinks:
                 if isinstance(sink, KafkaSink):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import (
     AclBinding,
     AclBindingFilter,
@@ -27,7 +28,7 @@ from processor.adapters.broker import (
     servers_of,
     topics_found,
 )
-from processor.contracts.acl_plan import Acl
+from processor.contracts.acl_plan import CLUSTER, Acl
 from processor.errors import BrokerUnavailable, ProcessorError, UsageError
 
 if TYPE_CHECKING:
@@ -37,7 +38,16 @@ CALL_SECONDS = 15.0
 SHOWN_POLL_SECONDS = 0.05
 _RESOURCES = {"broker": "cluster"}  # The client's name for it, and Kafka's.
 
+_ASKED: dict[str, Any] = {
+    "include_authorized_operations": True, "request_timeout": CALL_SECONDS,
+}  # fmt: skip
+_ABSENT = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.GROUP_ID_NOT_FOUND)
+
 _T = TypeVar("_T")
+
+
+class _Absent(Exception):
+    """What was asked for does not exist."""
 
 
 class AclAdmin:
@@ -63,6 +73,41 @@ class AclAdmin:
             entries = self._call("read the access list", Need("Describe", "cluster"), asked)
             found.update(_acl(entry) for entry in entries)
         return found
+
+    def mine(self, topics: Sequence[str], group: str) -> dict[tuple[str, str], frozenset[str]]:
+        """Tell what these credentials may do on the cluster, on topics and on a group.
+
+        By kind and name of the resource. What does not exist is left out; what may not even be
+        described allows nothing.
+        """
+        answers: Any = {("cluster", CLUSTER): self._client.describe_cluster(**_ASKED)}
+        if topics:
+            found = self._client.describe_topics(TopicCollection(list(topics)), **_ASKED)
+            answers |= {("topic", name): answer for name, answer in found.items()}
+        groups = self._client.describe_consumer_groups([group], **_ASKED)
+        answers[("group", group)] = groups[group]
+        may = {}
+        for resource, answer in answers.items():
+            with suppress(_Absent):
+                may[resource] = frozenset(self._allowed(resource, answer))
+        return may
+
+    def _allowed(self, resource: tuple[str, str], asked: Future[Any]) -> Iterator[str]:
+        kind, name = resource
+        try:
+            answer = asked.result(CALL_SECONDS * 2)
+        except KafkaException as fault:
+            error = kafka_error(fault)
+            if lacks_right(error) and kind != "cluster":
+                return
+            if error.code() in _ABSENT:
+                raise _Absent from None
+            self._client.poll(0)  # Serves `_heard`.
+            raise self._fault(
+                error, f"describe {kind} {name}", Need("Describe", kind, name)
+            ) from None
+        for operation in answer.authorized_operations or ():
+            yield _camel(operation.name)
 
     def add(self, acls: Sequence[Acl]) -> None:
         """Add entries; one that is there already stays."""

@@ -11,6 +11,7 @@ from processor.check import (
     handlers,
     producers,
     retention,
+    rights,
     schemas,
     topics,
 )
@@ -23,11 +24,11 @@ Area = Callable[[Facts], Iterator[Finding]]
 
 AREAS: tuple[Area, ...] = (
     clients.find, topics.find, retention.find, claims.find, schemas.find, group.find,
-    producers.find, handlers.find,
+    producers.find, handlers.find, rights.find,
 )  # fmt: skip
 RULES: tuple[Rule, ...] = (
     *clients.RULES, *topics.RULES, *retention.RULES, *claims.RULES, *schemas.RULES, *group.RULES,
-    *producers.RULES, *handlers.RULES,
+    *producers.RULES, *handlers.RULES, *rights.RULES,
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from processor.contracts.acl_plan import Role
 from processor.contracts.claim_rules import seconds_of
 from processor.contracts.schemas import Schema
 from processor.contracts.topic import Topic
@@ -90,7 +91,8 @@ class Facts:
     """All of it. `topics` are those that are checked; `jobs` are an app's handlers by job type.
 
     `consumer` and `producer` are the client settings that a worker would use; `hosts` is where the
-    group's present members are.
+    group's present members are. `may` has what these credentials may do on a resource (kind and
+    name), for the role that they are meant for.
     """
 
     settings: Settings
@@ -106,6 +108,9 @@ class Facts:
     hosts: tuple[str, ...] = ()
     subjects: tuple[Subject, ...] = ()
     bucket: ClaimBucket | None = None
+    role: Role | None = None
+    may: Mapping[tuple[str, str], frozenset[str]] | None = None
+    result_topics: tuple[str, ...] = ()  # That the app's Kafka sinks write to.
     clocks: tuple[Clock, ...] = ()
     sink_faults: tuple[tuple[str, str], ...] = ()  # Job type, and what its sink lacks.
     undeclared_jobs: tuple[str, ...] = ()  # Job types of the app that no topic takes.

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from processor.cli.acls import ROLES
 from processor.cli.output import say
 
 if TYPE_CHECKING:
     from processor.check.finding import Finding
+    from processor.contracts.acl_plan import Role
     from processor.errors import ProcessorError
     from processor.settings import Settings
+    from processor.survey import Survey
 
 FOUND_A_PROBLEM = 3
 Unreachable = list[tuple[str, "ProcessorError"]]
@@ -22,6 +25,9 @@ Unreachable = list[tuple[str, "ProcessorError"]]
 @click.argument("target", metavar="[MODULE:APP]", required=False)
 @click.option("--topic", "topics", multiple=True, help="Look at this topic; default: all in use.")
 @click.option("--group", help="The consumer group.  [env: PROCESSOR_WORKER_GROUP]")
+@click.option(
+    "--role", type=click.Choice(ROLES), help="Look at the rights of this role's credentials."
+)
 @click.option("--only", multiple=True, metavar="ID", help="Only this check, or all of its area.")
 @click.option("--ignore", multiple=True, metavar="ID", help="Accept what this check finds.")
 @click.option("--strict", is_flag=True, help="Exit 3 on warnings, too.")
@@ -30,6 +36,7 @@ def check(
     target: str | None,
     topics: tuple[str, ...],
     group: str | None,
+    role: Role | None,
     only: tuple[str, ...],
     ignore: tuple[str, ...],
     strict: bool,
@@ -45,12 +52,18 @@ def check(
 
     \b
         processor check mail:app --strict --ignore claims.expiry
+
+      With a worker's credentials: may it do what it will do? Nothing but files, app and rights is
+      looked at then.
+
+    \b
+        processor check mail:app --role worker
     """
     from processor.check.areas import RULES, chosen_ids
 
     wanted = chosen_ids(only) if only else frozenset(rule.id for rule in RULES)
     accepted = chosen_ids(ignore)
-    found, unreachable = _found(target, topics, group)
+    found, unreachable = _found(target, topics, group, role)
     chosen = [each for each in found if each.rule.id in wanted]
     findings = [each for each in chosen if each.rule.id not in accepted]
     ignored = [each for each in chosen if each.rule.id in accepted]
@@ -70,7 +83,7 @@ def check(
 
 
 def _found(
-    target: str | None, topics: tuple[str, ...], group: str | None
+    target: str | None, topics: tuple[str, ...], group: str | None, role: Role | None
 ) -> tuple[list[Finding], Unreachable]:
     """Find everything, or what keeps the settings and files from being read at all."""
     from processor.check.areas import find_all
@@ -87,18 +100,20 @@ def _found(
     if faults := list(client_faults(settings.kafka)):
         return [REFUSED.broken("settings", each) for each in faults], []
     try:
-        survey = _survey(settings, topics, target)
+        survey = _survey(settings, topics, target, role)
     except FaultyFiles as fault:
         return [FILES.broken(each.place, each.what) for each in fault.faults], []
     return find_all(survey.facts()), survey.unreachable
 
 
-def _survey(settings: Settings, topics: tuple[str, ...], target: str | None) -> Any:
+def _survey(
+    settings: Settings, topics: tuple[str, ...], target: str | None, role: Role | None
+) -> Survey:
     from processor.serve import load_app
     from processor.survey import Survey
 
     app = load_app(target) if target is not None else None
-    return Survey(settings, topics, app=app)
+    return Survey(settings, topics, app=app, role=role)
 
 
 def _document(

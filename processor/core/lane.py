@@ -28,6 +28,7 @@ from processor.core.watermark import Watermark
 from processor.model import Failure, Hop, JobHeaders, Message, Record
 
 Turn = Hashable
+Key = bytes  # A lane's own `bytes` is another thing.
 RECORD_BYTES = 700  # What a record takes beside its value, in the client and here; measured.
 UNROLLED_MAX = 8  # Fresh records become entries so many at a time: no more than are soon taken.
 WHOLE: Turn = "whole lane"  # The turn of a stretch of many keys: nothing else of the lane runs.
@@ -318,7 +319,7 @@ class Lane:
             self._fresh.appendleft(stretch)
             self.waiting += len(stretch)
 
-    def take_back(self, key: bytes) -> None:
+    def take_back(self, key: Key) -> None:
         """Let the fresh records that were set aside for a key come next in its turn."""
         messages = self.aside.pop(key)
         if not messages:

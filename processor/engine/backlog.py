@@ -110,5 +110,5 @@ def _runnable(assignment: Assignment, lane: Lane, unread: int, now: float, *, fu
     else:
         waits = delayed > 0 and lane.ordering is Ordering.PARTITION
         unread_may = not waits and not (full and not fence.resumable)
-    waits = delayed + len(lane.aside)
-    return lane.watermark.unsettled - waits + (unread if unread_may else 0)
+    unsettled = lane.watermark.unsettled - delayed - len(lane.aside)
+    return unsettled + (unread if unread_may else 0)

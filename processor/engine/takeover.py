@@ -285,7 +285,6 @@ class _Sight:
             self.assignment.appended(partition, self.end)
         self.start = self.end + 1
 
-
     def pass_by(self, partition: Partition) -> None:
         """Have a tier's lane begin behind our marker where nothing before it is to be run.
 

@@ -51,6 +51,11 @@ class KafkaSink:
         self._made: tuple[Appends, Encoder, Mapping[str, Any]] | None = None
         self._writing = threading.Lock()
 
+    @property
+    def topic(self) -> str:
+        """Where results go."""
+        return self._topic
+
     def write(self, effects: Sequence[Effect]) -> list[str]:
         """Append each result and wait for the brokers. Gives the ids, one for each effect.
 

@@ -44,7 +44,7 @@ class Sampler:
     def __init__(self, project: Project, topic: str) -> None:
         self._project, self._topic = project, topic
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._sample_all)
+        self._thread = threading.Thread(target=self._sample_all, daemon=True)
         self.samples = 0
         self.ahead: list[str] = []
 
@@ -119,7 +119,8 @@ def test_workers_killed_and_stopped_lose_and_double_nothing(project: Project) ->
             feeding = threading.Thread(
                 target=lambda: refused.extend(
                     a for a in client.submit_many(jobs) if not isinstance(a, Accepted)
-                )
+                ),
+                daemon=True,
             )
             refused: list[object] = []
             feeding.start()

@@ -98,7 +98,7 @@ def test_killed_s3_server_pauses_what_needs_it_and_work_goes_on_by_itself(
     worker = project.start(
         "work", "handlers:app", "--topic", main, "--topic", others, env={"RESULTS": base}
     )
-    feeding = threading.Thread(target=feed)
+    feeding = threading.Thread(target=feed, daemon=True)
     feeding.start()
     try:
         eventually(lambda: wrote.exists() and lines(wrote) > RATE)

@@ -170,7 +170,7 @@ def test_slow_registry_is_given_up_on_after_the_timeout():
             pass
 
     server = HTTPServer(("127.0.0.1", 0), Slow)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     settings = RegistrySettings(url=f"http://127.0.0.1:{server.server_port}", timeout_seconds=0.2)
     started = time.monotonic()

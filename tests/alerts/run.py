@@ -164,7 +164,7 @@ class Run:
     @contextmanager
     def fed(self) -> Iterator[None]:
         """Submit jobs all the time, of every kind."""
-        feeding = threading.Thread(target=self._feed)
+        feeding = threading.Thread(target=self._feed, daemon=True)
         feeding.start()
         try:
             yield

@@ -260,7 +260,7 @@ class Run:
 
     def go(self) -> Told:
         began = time.monotonic()
-        feeding = threading.Thread(target=self.feed)
+        feeding = threading.Thread(target=self.feed, daemon=True)
         self.start(0)
         self.workers[0].wait_for("partition taken over", timeout=60)
         feeding.start()

@@ -19,7 +19,7 @@ from processor.settings import Settings
 from tests.check.reference import DOCUMENT, document
 from tests.check.test_check import FAULTS
 
-HERE = {"ledger.shared", "client.plaintext", "claims.frozen"}
+HERE = {"ledger.shared", "client.plaintext", "claims.frozen", "acl.missing"}
 
 
 def topic(**more: Any) -> Topic:
@@ -255,6 +255,28 @@ def test_rules_of_others_that_meet_claims_are_found(rule: Any, found: str):
 
     assert [each.rule.id for each in find_all(given)] == [found]
     assert "theirs" in find_all(given)[0].what
+
+
+def test_rights_are_judged_by_role_and_resource():
+    declared = topic(status={"publish": False})
+    reads = frozenset({"Read", "Describe"})
+    may = {
+        ("group", "processor"): reads,
+        ("topic", "mail"): reads,
+        ("topic", "mail.retry.1"): reads,  # A worker writes there.
+        ("topic", "mail.dlt"): frozenset[str](),
+    }
+    settings = {"worker": {"group": "processor"}}
+
+    worker = facts(declared, settings=settings, cluster=None, role="worker", may=may)
+    nobody = facts(declared, settings=settings, cluster=None, may=may)
+    unknown = facts(declared, settings=settings, cluster=None, role="worker", may={})
+
+    assert [(each.rule.id, each.subject) for each in find_all(worker)] == [
+        ("acl.missing", "topic mail.retry.1"),
+        ("acl.missing", "topic mail.dlt"),
+    ]
+    assert told(nobody) == told(unknown) == []
 
 
 def test_members_on_two_machines_cannot_share_a_file():

@@ -124,7 +124,7 @@ def test_job_that_fails_lets_others_pass_and_holds_its_key(bench: Bench, orderin
 
 
 def behind_a_retry(bench: Bench, ordering: Ordering, **how: Any) -> Member:
-    """A member whose key `a` waits in tier 1, with jobs 1 and 3 behind it on main; 2 is another's."""
+    """Key `a` waits in tier 1, with jobs 1 and 3 behind it on main; 2 is another key's."""
     bench.submit(0, "a")
     bench.fail(0)
     member = bench.member(ordering=ordering, **{"aside_seconds": 100.0, **how})

@@ -50,7 +50,7 @@ class Load:
     def __init__(self, cluster: Cluster, settings: Any) -> None:
         self._settings = settings
         self._enough = threading.Event()
-        self._thread = threading.Thread(target=self._submit)
+        self._thread = threading.Thread(target=self._submit, daemon=True)
         self.submitted = 0
 
     def __enter__(self) -> Load:

@@ -411,7 +411,7 @@ def test_transactions_that_wait_for_one_lock_come_in_its_order(contracts: Contra
         one.execute("UPDATE account SET n = 1 WHERE id = 1")
         first = Outbox(one, contracts=contracts).submit("mail.send", {"to": "a"}, key="k")
         waiting = threading.Thread(
-            target=two.execute, args=["UPDATE account SET n = 2 WHERE id = 1"]
+            target=two.execute, args=["UPDATE account SET n = 2 WHERE id = 1"], daemon=True
         )
         waiting.start()
         one.commit()
@@ -514,7 +514,7 @@ def test_database_s_outage_is_waited_for(
     rows.create()
     logger = Telling()
     relay = Relay(rows, project.settings().kafka, logger=logger, poll_seconds=0.2)
-    running = threading.Thread(target=relay.run)
+    running = threading.Thread(target=relay.run, daemon=True)
     running.start()
     eventually(lambda: rows.pid is not None)
     with psycopg.connect(database, autocommit=True) as connection:

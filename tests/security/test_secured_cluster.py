@@ -23,7 +23,7 @@ from processor.adapters.acl_admin import AclAdmin
 from processor.adapters.broker import made
 from processor.adapters.reader import TopicReader
 from processor.adapters.topic_admin import TopicAdmin
-from processor.contracts.acl_plan import Acl, Deployment, Right, Role, rights_of
+from processor.contracts.acl_plan import ROLES, Acl, Deployment, Right, Role, rights_of
 from processor.contracts.topic import Topic, TopicSpec
 from processor.contracts.topics import TopicSet
 from processor.errors import ProcessorError, UsageError
@@ -274,6 +274,24 @@ def test_worker_does_not_start_without_any_single_right(worked: Mail) -> None:
             code = worker.process.wait(60)
         assert_told(worker, code, right.acl)
     assert len(rights) == 6
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_check_finds_any_single_right_that_a_role_lacks(role: Role, worked: Mail) -> None:
+    """The worker's too, whose group exists: asked as each role, of its own credentials."""
+
+    def missing() -> list[str]:
+        told = worked.typed(role, "check", "--role", role, "--only", "acl", "--json").stdout
+        document = json.loads(told)
+        assert document["unreachable"] == []
+        return [f"{each['subject']}: {each['what'].split()[0]}" for each in document["findings"]]
+
+    assert eventually(lambda: missing() == [])
+    for acl in [right.acl for right in worked.planned(role)]:
+        expected = f"{acl.resource} {acl.name}: {acl.operation}"
+        with without(worked.admin, acl):
+            eventually(lambda each=expected: missing() == [each], timeout=20, otherwise=missing)
+        eventually(lambda: missing() == [], timeout=20)
 
 
 @pytest.mark.parametrize(

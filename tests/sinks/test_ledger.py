@@ -395,7 +395,7 @@ def test_connection_of_a_thread_that_has_ended_is_let_go(ledger: Any):
     ledger.lookup(["job:job-1"])
 
     for _ in range(5):
-        thread = threading.Thread(target=ledger.lookup, args=[["job:job-1"]])
+        thread = threading.Thread(target=ledger.lookup, args=[["job:job-1"]], daemon=True)
         thread.start()
         thread.join(20)
 
@@ -424,7 +424,7 @@ def test_threads_that_race_for_one_identity_agree_on_one_winner(tmp_path: Path):
             if ledger.record(OWNER, [mine], sink.write_in):
                 won.append(number)
 
-    threads = [threading.Thread(target=race, args=(n,)) for n in range(8)]
+    threads = [threading.Thread(target=race, args=(n,), daemon=True) for n in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

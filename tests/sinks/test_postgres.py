@@ -145,7 +145,7 @@ def test_deadlock_is_repeated_within_the_call(
         mine.record(OWNER._replace(partition=4), [effect(2)], writing(2, 1))
         mine.close()
 
-    thread = threading.Thread(target=other)
+    thread = threading.Thread(target=other, daemon=True)
     thread.start()
     ledger.record(OWNER, [effect(1)], writing(1, 2))
     thread.join(30)
@@ -162,7 +162,7 @@ def test_takeover_waits_for_a_write_under_way_and_refuses_the_next(
 ):
     ledger.raise_owner(OWNER)
     newer = PostgresLedger(database)
-    raised = threading.Thread(target=newer.raise_owner, args=[OWNER._replace(epoch=6)])
+    raised = threading.Thread(target=newer.raise_owner, args=[OWNER._replace(epoch=6)], daemon=True)
 
     def write(connection: psycopg.Connection[Any], effects: Any) -> None:
         raised.start()
@@ -179,7 +179,7 @@ def test_takeover_waits_for_a_write_under_way_and_refuses_the_next(
 def test_older_owner_that_comes_at_the_same_time_does_not_lower_the_epoch(
     ledger: PostgresLedger, database: str, reader: psycopg.Connection[Any]
 ):
-    older = threading.Thread(target=_refused, args=[database, OWNER])
+    older = threading.Thread(target=_refused, args=[database, OWNER], daemon=True)
     with psycopg.connect(database) as newer:
         newer.execute("INSERT INTO processor_owner VALUES ('g', 't', 3, 6)")
         older.start()

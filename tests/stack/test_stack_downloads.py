@@ -61,7 +61,9 @@ class Answer(BaseHTTPRequestHandler):
 @pytest.fixture
 def repository() -> Iterator[Repository]:
     server = Repository()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    )
     thread.start()
     yield server
     server.shutdown()
@@ -209,7 +211,9 @@ def test_runs_that_share_a_cache_fetch_each_file_once(
     repository.files = dict(JARS)
     lock_file = pin(tmp_path, "jars", JARS)
     runs = [
-        threading.Thread(target=artifacts(tmp_path, repository.url, lock_file).fetch, args=["jars"])
+        threading.Thread(
+            target=artifacts(tmp_path, repository.url, lock_file).fetch, args=["jars"], daemon=True
+        )
         for _ in range(4)
     ]
 

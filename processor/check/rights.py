@@ -1,0 +1,37 @@
+"""Rights: whether these credentials may do what their role does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from processor.check.facts import Facts
+from processor.check.finding import Finding, Rule
+from processor.contracts.acl_plan import Deployment, rights_of
+from processor.settings import NO_LEDGER
+
+MISSING = Rule(
+    "acl.missing", "error",
+    "a right that the role given with `--role` needs, and the credentials used here lack",
+    "what needs it is refused while it runs: a worker ends with exit code 2, its jobs wait",
+    "processor acls apply --role ROLE, as an administrator (docs/security.md)",
+)  # fmt: skip
+
+RULES = (MISSING,)
+
+
+def find(facts: Facts) -> Iterator[Finding]:
+    """Compare what the role needs with what the brokers say that these credentials may do."""
+    if facts.role is None or facts.may is None:
+        return
+    deployment = Deployment(
+        facts.settings.worker.group,
+        remembers=facts.settings.ledger.url != NO_LEDGER,
+        result_topics=facts.result_topics,
+    )
+    for right in rights_of({facts.role: ("",)}, facts.topics, deployment):
+        acl = right.acl
+        may = facts.may.get((acl.resource, acl.name))
+        if may is not None and acl.operation not in may:
+            what = f"{acl.operation} is not allowed. A {facts.role} {right.why}"
+            mend = MISSING.mend.replace("ROLE", facts.role)
+            yield MISSING.broken(f"{acl.resource} {acl.name}", what, mend=mend)
