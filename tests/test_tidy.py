@@ -277,6 +277,29 @@ def test_place_that_may_catch_everything_still_has_to():
     assert needless == []
 
 
+def threads_that_outlive(source: str) -> list[int]:
+    """Lines that make a thread which keeps its process alive after the main thread has failed."""
+    return [
+        node.lineno
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and (node.func.attr, getattr(node.func.value, "id", "")) == ("Thread", "threading")
+        and not any(each.arg == "daemon" for each in node.keywords)
+    ]
+
+
+def test_no_thread_of_a_test_hangs_the_run_that_has_failed():
+    found = {
+        str(path.relative_to(ROOT)): lines
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        if (lines := threads_that_outlive(path.read_text()))
+    }
+
+    assert threads_that_outlive("import threading\nthreading.Thread(target=f)") == [2]
+    assert found == {}
+
+
 def commands() -> Iterator[tuple[str, click.Command]]:
     """Every command and group, by what one types."""
     pending: list[tuple[str, click.Command]] = [("processor", cli)]
