@@ -5,7 +5,8 @@ Rule 2: only a key that the fence knows has anything aside. With the key's last 
         aside comes back, ahead of everything of the key that came later.
 Rule 3: a key's records leave together and in order: back to their lane, or all to a tier. A later
         one is never parked before them.
-Rule 4: nothing stays longer than the fence's copies are expected to, nor while the lane is full.
+Rule 4: nothing stays for long (`until`), no more than half a lane stays, and nothing stays when the
+        partition is handed over: all that ran behind it would be run again.
 """
 
 from __future__ import annotations

@@ -136,11 +136,11 @@ def behind(stretch: Stretch, assignment: Assignment) -> Stretch:
 def stays_until(message: Message, assignment: Assignment, now: float) -> float | None:
     """Whether a record behind its key's copies is set aside, and how long; None: it is parked.
 
-    Only behind copies that wait for no longer than that: a copy costs more than the moment.
+    Monotonic seconds. Only behind copies whose delay is at most half of that: they have to run.
     """
     tiers = assignment.fence.tiers(message.key())
     delays = assignment.policy.delays_seconds
-    if max(delays[tier - 1] for tier in tiers) > assignment.aside_seconds:
+    if 2 * max(delays[tier - 1] for tier in tiers) > assignment.aside_seconds:
         return None
     return now + assignment.aside_seconds
 
@@ -242,7 +242,7 @@ def admit(entry: Entry, assignment: Assignment, now: float) -> Admission:
     if assignment.holds.held(entry.record.key, replay=hop.replay, offset=hop.origin.offset):
         return Hold()
     letters = assignment.letters
-    if letters is not None and letters.tell(hop.origin.offset, replay=hop.replay):
+    if letters is not None and letters.tell(hop.origin, replay=hop.replay):
         return KnownDead()
     if not_before_ms > 0 and assignment.policy.tiers > 0:
         return Park(tier=1, not_before_ms=not_before_ms)

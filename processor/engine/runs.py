@@ -82,15 +82,16 @@ class Runs:
             kind = assignment.is_async
             if assignment.draining:
                 continue
-            if assignment.partition.topic in self._breakers:
-                closed.setdefault(assignment.partition.topic, []).append(assignment)
-                continue
             main = assignment.lanes[0]
             if len(main.aside):
                 # Half of a lane's records may wait there: a full lane goes on at half.
                 pressed = len(main.aside) > main.records_max // 2
-                for key in main.aside.overdue(float("inf") if pressed else now):
-                    self._park_aside(assignment, key, now)
+                self._park_overdue(
+                    assignment, float("inf") if pressed else self._clock.monotonic(), now
+                )
+            if assignment.partition.topic in self._breakers:
+                closed.setdefault(assignment.partition.topic, []).append(assignment)
+                continue
             for lane in reversed(assignment.lanes):  # Older work first: the deepest tier.
                 while free[kind] > 0 and lane.may_run(now):
                     taken = self.pace.take(assignment, lane, now)
@@ -165,6 +166,12 @@ class Runs:
             if work.assignment in assignments:
                 work.stop = True
 
+    def drain(self, assignments: Sequence[Assignment]) -> None:
+        """Begin to end the work of these: what is set aside would keep the watermark behind it."""
+        self.stop(assignments)
+        for assignment in assignments:
+            self._park_overdue(assignment, float("inf"), self._clock.now())
+
     def cancel(self, assignment: Assignment) -> None:
         """Ask the runs of a dropped assignment to end: nobody waits for them."""
         self.pace.forget(assignment.lanes[0])
@@ -191,7 +198,7 @@ class Runs:
             return self._admit_taken(assignment, lane, turn, lane.entries_of(stretch), now)
         behind = journey.behind(stretch, assignment)
         for message in behind.messages:
-            until = journey.stays_until(message, assignment, now)
+            until = journey.stays_until(message, assignment, self._clock.monotonic())
             if until is None:
                 self._park_aside(assignment, message.key(), now)
                 self._park(lane.entry_of(message), assignment, now)
@@ -254,6 +261,10 @@ class Runs:
         park = journey.admit(entry, assignment, now)
         assert isinstance(park, Park)
         self._settlement.park(entry, assignment, park)
+
+    def _park_overdue(self, assignment: Assignment, until: float, now: float) -> None:
+        for key in assignment.lanes[0].aside.overdue(until):
+            self._park_aside(assignment, key, now)
 
     def _park_aside(self, assignment: Assignment, key: bytes, now: float) -> None:
         """Park all that a key has aside, in order."""

@@ -203,7 +203,7 @@ class Settlement:
         assignment.appended(where, offset)
         if assignment.letters is not None and where == assignment.letters.partition:
             hop = settling.entry.hop
-            assignment.letters.note(offset, origin=hop.origin.offset, replay=hop.replay)
+            assignment.letters.note(offset, origin=hop.origin, replay=hop.replay)
         journey.land(sent, offset, assignment, self._clock.now())
 
     def noted(self, errand: Errand, answer: object) -> list[Assignment]:

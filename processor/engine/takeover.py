@@ -326,8 +326,7 @@ def _scan_one(record: Record, sight: _Sight) -> int:
         hop = hop_of(record)
         epoch = 0 if hop is None else hop.epoch
         if hop is not None and epoch >= floor.epoch and assignment.letters is not None:
-            origin = hop.origin.offset
-            assignment.letters.note(record.offset, origin=origin, replay=hop.replay)
+            assignment.letters.note(record.offset, origin=hop.origin, replay=hop.replay)
         return epoch
     known = headers.read_copy(record)
     epoch, copy = (0, "") if known is None else known

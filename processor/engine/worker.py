@@ -328,7 +328,7 @@ class Worker:
     def _drain(self, mine: Sequence[Assignment], until: float) -> None:
         for assignment in mine:
             assignment.draining = True
-        self._runs.stop(mine)
+        self._runs.drain(mine)
         while any(not each.quiet for each in mine if not each.dropped):
             left = until - self._clock.monotonic()
             if left <= 0:

@@ -9,6 +9,10 @@ from processor.model import Hop, Partition, Position, Record
 MAIN, TIER, DEAD = Partition("t", 0), Partition("t.retry.1", 0), Partition("t.dlt", 0)
 
 
+def at(offset: int) -> Position:
+    return Position("t", 0, offset)
+
+
 def made(records_max: int = 10) -> Letters:
     return Letters(partition=DEAD, start=5, epoch=2, records_max=records_max)
 
@@ -16,25 +20,34 @@ def made(records_max: int = 10) -> Letters:
 def test_noted_job_is_dead_for_its_replay_and_older_ones():
     letters = made()
 
-    letters.note(5, origin=40, replay=2)
+    letters.note(5, origin=at(40), replay=2)
 
-    assert letters.tell(40, replay=0) and letters.tell(40, replay=2)
-    assert not letters.tell(40, replay=3)
-    assert not letters.tell(41, replay=0)
+    assert letters.tell(at(40), replay=0) and letters.tell(at(40), replay=2)
+    assert not letters.tell(at(40), replay=3)
+    assert not letters.tell(at(41), replay=0)
+
+
+def test_stranger_on_a_tier_is_no_job_of_main_at_the_same_offset():
+    letters = made()
+
+    letters.note(5, origin=Position("t.retry.1", 0, 40), replay=0)
+
+    assert not letters.tell(at(40), replay=0)
+    assert letters.any_of([40])  # Each of them has to be looked at.
 
 
 def test_older_replay_s_letter_does_not_hide_a_newer_one():
     letters = made()
-    letters.note(5, origin=40, replay=2)
+    letters.note(5, origin=at(40), replay=2)
 
-    letters.note(6, origin=40, replay=1)
+    letters.note(6, origin=at(40), replay=1)
 
-    assert letters.tell(40, replay=2)
+    assert letters.tell(at(40), replay=2)
 
 
 def test_position_moves_only_when_all_is_forgotten():
     letters = made()
-    letters.note(5, origin=40, replay=0)
+    letters.note(5, origin=at(40), replay=0)
     letters.closed_at(6, epoch=3)
     before = letters.position
 
@@ -42,15 +55,15 @@ def test_position_moves_only_when_all_is_forgotten():
 
     assert (before, letters.position) == (5, 7)
     assert letters.floor.at(letters.position) == 3
-    assert not letters.tell(40, replay=0)
+    assert not letters.tell(at(40), replay=0)
 
 
 def test_full_at_its_bound():
     letters = made(records_max=2)
-    letters.note(5, origin=40, replay=0)
+    letters.note(5, origin=at(40), replay=0)
     below = letters.full
 
-    letters.note(6, origin=41, replay=0)
+    letters.note(6, origin=at(41), replay=0)
 
     assert (below, letters.full) == (False, True)
 
@@ -67,13 +80,13 @@ def assignment() -> Assignment:
         letters=made(),
     )
     assert made_.letters is not None
-    made_.letters.note(5, origin=0, replay=0)
+    made_.letters.note(5, origin=at(0), replay=0)
     return made_
 
 
 def knows(mine: Assignment) -> bool:
     assert mine.letters is not None
-    return mine.letters.tell(0, replay=0)
+    return mine.letters.tell(at(0), replay=0)
 
 
 def arrive(mine: Assignment, tier: int) -> None:

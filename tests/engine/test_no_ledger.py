@@ -10,7 +10,7 @@ import pytest
 from processor.core.lane import Ordering
 from processor.engine.ports import CommitRefused
 from processor.errors import Reject
-from processor.model import Effect
+from processor.model import Effect, Position
 from processor.sinks.no_ledger import NoLedger
 from tests.engine.bench import DELAYS, GROUP, LETTERS, MAIN, Bench
 
@@ -120,7 +120,7 @@ def test_letter_behind_a_newer_owner_s_marker_is_void(bench: Bench):
     third.go()
     letters = third.worker.assignments[0].letters
     assert letters is not None
-    assert not letters.tell(0, replay=0)
+    assert not letters.tell(Position("t", 0, 0), replay=0)
 
 
 def test_letters_are_forgotten_when_their_jobs_cannot_come_again(bench: Bench):
@@ -135,7 +135,7 @@ def test_letters_are_forgotten_when_their_jobs_cannot_come_again(bench: Bench):
     assert bench.committed(LETTERS) == bench.broker.bounds(LETTERS)[1]
     letters = member.worker.assignments[0].letters
     assert letters is not None
-    assert not letters.tell(2, replay=0)
+    assert not letters.tell(Position("t", 0, 2), replay=0)
 
 
 def test_main_pauses_while_more_are_dead_than_can_be_remembered(bench: Bench):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from processor.core.lane import Ordering
-from processor.errors import RegistryUnavailable, Reject
+from processor.errors import RegistryUnavailable, Reject, SinkUnavailable
+from processor.model import Effect
 from processor.sinks.no_ledger import NoLedger
 from tests.engine.bench import DELAYS, LETTERS, MAIN, TIER_1, TIER_2, Bench, Member
 
@@ -160,7 +162,7 @@ def test_jobs_aside_are_first_in_their_key_when_they_come_back(bench: Bench):
 
 
 def test_jobs_aside_are_copied_in_order_when_the_retry_takes_longer(bench: Bench):
-    member = behind_a_retry(bench, Ordering.PARTITION, aside_seconds=DELAYS[0])
+    member = behind_a_retry(bench, Ordering.PARTITION, aside_seconds=2 * DELAYS[0])
     bench.fail(0)
     bench.clock.advance(DELAYS[0])  # The retry fails: its next tier is longer than they stay.
     member.go()
@@ -191,6 +193,80 @@ def test_jobs_aside_come_again_to_the_next_owner(bench: Bench):
 
     assert [n for n in bench.runs if n != 2] == [0, 0, 1, 3]
     assert bench.left(MAIN) == bench.left(TIER_1) == 0
+
+
+def test_clean_hand_over_repeats_nothing_that_ran_behind_what_is_aside(bench: Bench):
+    member = behind_a_retry(bench, Ordering.PARTITION)
+    for n in range(4, 30):
+        bench.submit(n, "b")
+    member.go()
+    member.worker.revoked([MAIN])
+    member.log.expel()
+    successor = bench.member()
+    successor.go()
+    bench.clock.advance(10.0)
+    successor.go()
+
+    assert sorted(bench.runs) == sorted([0, *range(30)])
+    assert bench.left(MAIN) == bench.left(TIER_1) == 0
+
+
+def test_clock_that_steps_back_keeps_nothing_aside(bench: Bench):
+    member = behind_a_retry(bench, Ordering.PARTITION, aside_seconds=10.0)
+    bench.clock.jump(-3600.0)
+    bench.clock.advance(10.0)
+    member.go()
+
+    assert bench.committed() == 4
+
+
+def test_dead_stranger_on_a_tier_hides_no_job_of_main(bench: Bench):
+    bench.submit(0, "z")
+    bench.fail(0)
+    member = bench.member()
+    member.go()  # A marker, and the copy of job 0.
+    at = bench.broker.append(*TIER_1, key=b"x", value=b"no job", headers=[])
+    member.go()
+    for n in range(1, 4):
+        bench.submit(n, "a")
+    member.go()
+
+    assert at == 2
+    assert bench.runs == [0, 1, 2, 3]
+
+
+class Away:
+    """A sink that does not answer while it is to write of some jobs."""
+
+    def __init__(self) -> None:
+        self.of: set[int] = set()
+        self.written: list[int] = []
+
+    def write(self, effects: Sequence[Effect]) -> Sequence[str]:
+        if self.of & {each.result["n"] for each in effects}:
+            raise SinkUnavailable("the sink did not answer")
+        self.written += [each.result["n"] for each in effects]
+        return [each.job_id for each in effects]
+
+
+def test_outage_of_one_key_s_jobs_lets_others_through_though_many_are_aside():
+    sink = Away()
+    bench = Bench(NoLedger(), sink, list)  # type: ignore[arg-type]
+    bench.submit(0, "a")
+    bench.fail(0)
+    sink.of = {0}
+    member = bench.member(lane_records_max=10, aside_seconds=100.0, attempts_max=5)
+    member.go()
+    for n in range(1, 16):
+        bench.submit(n, "a")
+    for n in range(100, 130):
+        bench.submit(n, "b")
+    bench.clock.advance(DELAYS[0])
+    for _ in range(60):
+        bench.clock.advance(2.0)
+        member.go(3)
+
+    assert sorted(sink.written) == list(range(100, 130))
 
 
 def test_two_jobs_of_one_stretch_may_die(bench: Bench):

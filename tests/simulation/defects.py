@@ -354,7 +354,7 @@ def park_before_what_is_aside() -> Iterator[None]:
     park = Runs._park_aside
 
     def later(runs: Runs, assignment: Assignment, key: bytes, now: float) -> None:
-        if key in assignment.lanes[0].aside.overdue(now):
+        if key in assignment.lanes[0].aside.overdue(runs._clock.monotonic()):
             park(runs, assignment, key, now)
 
     with replaced(Runs, "_park_aside", later):
