@@ -17,6 +17,7 @@ MISSING = Rule(
 )  # fmt: skip
 
 RULES = (MISSING,)
+IMPLY_DESCRIBE = ("Describe", "Read", "Write", "Alter", "Delete")
 
 
 def find(facts: Facts) -> Iterator[Finding]:
@@ -31,7 +32,9 @@ def find(facts: Facts) -> Iterator[Finding]:
     for right in rights_of({facts.role: ("",)}, facts.topics, deployment):
         acl = right.acl
         may = facts.may.get((acl.resource, acl.name))
-        if may is not None and acl.operation not in may:
+        if may is None or (not may and acl.operation not in IMPLY_DESCRIBE):
+            continue  # It does not exist, or may not be described: what else is allowed is hidden.
+        if acl.operation not in may:
             what = f"{acl.operation} is not allowed. A {facts.role} {right.why}"
             mend = MISSING.mend.replace("ROLE", facts.role)
             yield MISSING.broken(f"{acl.resource} {acl.name}", what, mend=mend)

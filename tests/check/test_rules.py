@@ -270,12 +270,16 @@ def test_rights_are_judged_by_role_and_resource():
 
     worker = facts(declared, settings=settings, cluster=None, role="worker", may=may)
     nobody = facts(declared, settings=settings, cluster=None, may=may)
+    hidden = facts(declared, settings=settings, cluster=None, role="provisioner", may={
+        ("topic", "mail"): frozenset[str](),
+    })  # fmt: skip
     unknown = facts(declared, settings=settings, cluster=None, role="worker", may={})
 
     assert [(each.rule.id, each.subject) for each in find_all(worker)] == [
         ("acl.missing", "topic mail.retry.1"),
         ("acl.missing", "topic mail.dlt"),
     ]
+    assert [what.split()[0] for _, what in told(hidden)] == ["Alter"]  # Create may be there.
     assert told(nobody) == told(unknown) == []
 
 
