@@ -132,7 +132,7 @@ def from_environment(environ: Mapping[str, str], names: Names) -> tuple[list[Fou
                 faults.append(f"{variable}: {_variable_advice(variable, by_variable)}")
             continue
         value = environ[variable]
-        if _from_file(variable, name):
+        if variable not in by_variable and _from_file(variable, name):
             try:
                 value = FromFile.read(Path(value).absolute())
             except (OSError, UnicodeDecodeError) as fault:

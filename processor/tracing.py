@@ -46,7 +46,7 @@ def tracing_of(
     except ModuleNotFoundError as fault:
         raise UsageError(
             f"tracing is on, and its package {fault.name} is not installed",
-            hint="pip install 'processor[tracing]', or set tracing.enabled to false",
+            hint="pip install '/path/to/processor[tracing]', or set tracing.enabled to false",
         ) from None
     with _making:
         provider = provider_in_force() or _made

@@ -148,6 +148,19 @@ def test_client_setting_that_is_itself_a_file_is_passed_as_it_is(folder: Path):
     assert load(folder, environ).kafka["sasl.oauthbearer.assertion.private.key.file"] == "/k.pem"
 
 
+@pytest.mark.parametrize("name", ["encryption.key_file", "http.ca_file"])
+def test_setting_that_names_a_file_keeps_its_path(folder: Path, name: str):
+    path = write(folder, CANARY, "keys")
+    variable = "PROCESSOR_" + name.replace(".", "_").upper()
+
+    table, _, entry = name.partition(".")
+    for environ in (
+        {variable: str(path)},
+        {f"{variable}_FILE": str(write(folder, str(path), "p"))},
+    ):
+        assert str(getattr(getattr(load(folder, environ), table), entry)) == str(path)
+
+
 def test_secret_file_that_is_missing_is_a_fault(folder: Path):
     told = fault_of(folder, {"PROCESSOR_KAFKA_SASL_PASSWORD_FILE": "/nowhere"})
 

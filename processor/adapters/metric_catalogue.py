@@ -145,7 +145,7 @@ PARTITIONS_PAUSED = Definition(
 PARTITIONS_IN_OUTAGE = Definition(
     "processor_partitions_in_outage",
     "gauge",
-    "Partitions that wait since the broker, registry, store, ledger or a sink is away.",
+    "Partitions that wait since broker, registry, store, keys, ledger or a sink is away.",
     ("topic",),
 )
 PARKED_RECORDS = Definition(
@@ -205,7 +205,7 @@ DRAIN_SECONDS = Definition(
 OUTAGE_PAUSES = Definition(
     "processor_outage_pauses_total",
     "counter",
-    "How often the broker, registry, store or sink was found away, and what needed it waited.",
+    "How often broker, registry, store, keys or sink was found away, and what needed it waited.",
     ("what",),
 )
 PRODUCE_ERRORS = Definition(

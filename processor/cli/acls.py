@@ -38,7 +38,7 @@ def _choice_options(command: _Command) -> _Command:
             f"--{role}",
             multiple=True,
             metavar="PRINCIPAL",
-            help=f"Who is a {role}. May be repeated. Default: User:{role}.",
+            help=f"Who has the role {role}. May be repeated. Default: User:{role}.",
         )(command)
     command = click.option(
         "--role",

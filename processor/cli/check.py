@@ -53,14 +53,16 @@ def check(
     \b
         processor check mail:app --strict --ignore claims.expiry
 
-      With a worker's credentials: may it do what it will do? Nothing but files, app and rights is
-      looked at then.
+      With a worker's credentials: may it do what it will do?
 
     \b
         processor check mail:app --role worker
     """
     from processor.check.areas import RULES, chosen_ids
+    from processor.errors import UsageError
 
+    if role is None and any(each.partition(".")[0] == "acl" for each in only):
+        raise UsageError("rights are looked at with --role alone", hint="name whose: --role worker")
     wanted = chosen_ids(only) if only else frozenset(rule.id for rule in RULES)
     accepted = chosen_ids(ignore)
     found, unreachable = _found(target, topics, group, role)

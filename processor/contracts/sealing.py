@@ -169,7 +169,7 @@ def _library() -> type[AESGCM]:
     except ImportError:
         raise UsageError(
             "fields tagged PII need the package `cryptography`",
-            hint="install the extra: pip install 'processor[encryption]'",
+            hint="install the extra: pip install '/path/to/processor[encryption]'",
         ) from None
     return AESGCM
 

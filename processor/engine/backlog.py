@@ -30,7 +30,7 @@ from processor.engine.telemetry import Outage
 from processor.model import Partition
 
 OUTAGE_SECONDS = 10.0  # A job that met an outage asks again after 5 at the latest.
-_KINDS: tuple[Outage, ...] = ("broker", "registry", "store", "sink")
+_KINDS: tuple[Outage, ...] = ("broker", "registry", "store", "keys", "sink")
 
 
 @dataclass(frozen=True, slots=True)

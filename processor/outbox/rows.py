@@ -88,11 +88,20 @@ class Rows(Protocol):
         ...
 
 
-def open_rows(url: str) -> Rows:
-    """Open the outbox of the database that `postgresql://…` or `sqlite:///path` names."""
+def open_rows(url: str, *, existing: bool = False) -> Rows:
+    """Open the outbox of the database that `postgresql://…` or `sqlite:///path` names.
+
+    `existing`: UsageError where there is no such file, instead of an empty one that has no rows.
+    """
     scheme, _, rest = url.partition("://")
     if scheme == "sqlite":
-        return SqliteRows(rest[1:] if rest.startswith("/") else rest)
+        path = rest.removeprefix("/")
+        if existing and not Path(path).is_file():
+            raise UsageError(
+                f"there is no database at {Path(path).absolute()}",
+                hint="check the outbox's URL; `processor outbox create` makes one",
+            )
+        return SqliteRows(path)
     if scheme in ("postgresql", "postgres"):
         return PostgresRows(url)
     raise UsageError(

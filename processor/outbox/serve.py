@@ -40,7 +40,7 @@ def serve(
 
     logger = worker_logger(f"{socket.gethostname()}-{os.getpid()}")
     relay = Relay(
-        open_rows(url),
+        open_rows(url, existing=True),
         settings.kafka,
         logger=logger,
         relayed=lambda topic, count: relayed.labels(topic).inc(count),

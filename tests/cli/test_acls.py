@@ -34,6 +34,14 @@ def test_cluster_without_an_access_list_is_told(
     assert f"Kafka at {kafka.bootstrap_servers} has no access list" in text
 
 
+@pytest.mark.parametrize("only", ["acl", "acl.missing"])
+def test_check_of_rights_needs_the_role_whose_they_are(only: str, told: Any):
+    code, text = told("check", "--only", only)
+
+    assert code == 2
+    assert "--role" in text
+
+
 @pytest.mark.parametrize("principal", ["worker", "", ":worker", "User:"])
 def test_principal_is_written_as_kafka_does(principal: str, told: Any):
     code, text = told("acls", "plan", "--worker", principal)

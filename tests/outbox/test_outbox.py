@@ -378,6 +378,15 @@ def test_missing_table_is_told_with_what_to_do(database: str, tmp_path: Path):
         rows.close()
 
 
+def test_relay_of_a_mistyped_path_makes_no_database(tmp_path: Path):
+    path = tmp_path / "none.db"
+
+    with pytest.raises(UsageError, match=f"there is no database at {path}"):
+        open_rows(f"sqlite:///{path}", existing=True)
+
+    assert not path.exists()
+
+
 # Order.
 
 

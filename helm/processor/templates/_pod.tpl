@@ -70,6 +70,10 @@ resources:
     fieldRef:
       fieldPath: status.podIP
 {{- end }}
+{{- if eq .part.role "worker" }}
+- name: PROCESSOR_WORKER_GROUP # Also for what is typed in the pod: lag, why, dead.
+  value: {{ include "processor.consumerGroup" .part | quote }}
+{{- end }}
 {{- if eq (toString (get .part.values "kind")) "StatefulSet" }}
 - name: PROCESSOR_KAFKA_GROUP_INSTANCE_ID
   valueFrom:
