@@ -105,11 +105,13 @@ class Survey:
         return [
             topic
             for topic in self._chosen
-            if self._names
-            or topic.name in own
-            or (cluster is None and self._role is None)
-            or (cluster is not None and any(each in cluster.topics for each in topic.all_names))
+            if self._names or topic.name in own or self._may_be_there(topic, cluster)
         ]
+
+    def _may_be_there(self, topic: Topic, cluster: Cluster | None) -> bool:
+        if cluster is None:
+            return self._role is None  # What a role may not see is no use of it.
+        return any(name in cluster.topics for name in topic.all_names)
 
     def _with_offsets(self, facts: Facts, cluster: Cluster) -> Facts:
         group = self._settings.worker.group

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
@@ -46,10 +45,6 @@ _ABSENT = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.GROUP_ID_NOT_FOUND)
 _T = TypeVar("_T")
 
 
-class _Absent(Exception):
-    """What was asked for does not exist."""
-
-
 class AclAdmin:
     """One cluster's access list. `kafka` is the `[kafka]` table of the settings.
 
@@ -86,28 +81,25 @@ class AclAdmin:
             answers |= {("topic", name): answer for name, answer in found.items()}
         groups = self._client.describe_consumer_groups([group], **_ASKED)
         answers[("group", group)] = groups[group]
-        may = {}
-        for resource, answer in answers.items():
-            with suppress(_Absent):
-                may[resource] = frozenset(self._allowed(resource, answer))
-        return may
+        allowed = {each: self._allowed(each, answer) for each, answer in answers.items()}
+        return {each: may for each, may in allowed.items() if may is not None}
 
-    def _allowed(self, resource: tuple[str, str], asked: Future[Any]) -> Iterator[str]:
+    def _allowed(self, resource: tuple[str, str], asked: Future[Any]) -> frozenset[str] | None:
+        """What may be done there; None: it does not exist."""
         kind, name = resource
         try:
             answer = asked.result(CALL_SECONDS * 2)
         except KafkaException as fault:
             error = kafka_error(fault)
             if lacks_right(error) and kind != "cluster":
-                return
+                return frozenset()
             if error.code() in _ABSENT:
-                raise _Absent from None
+                return None
             self._client.poll(0)  # Serves `_heard`.
             raise self._fault(
                 error, f"describe {kind} {name}", Need("Describe", kind, name)
             ) from None
-        for operation in answer.authorized_operations or ():
-            yield _camel(operation.name)
+        return frozenset(_camel(each.name) for each in answer.authorized_operations or ())
 
     def add(self, acls: Sequence[Acl]) -> None:
         """Add entries; one that is there already stays."""

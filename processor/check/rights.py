@@ -35,6 +35,6 @@ def find(facts: Facts) -> Iterator[Finding]:
         if may is None or (not may and acl.operation not in IMPLY_DESCRIBE):
             continue  # It does not exist, or may not be described: what else is allowed is hidden.
         if acl.operation not in may:
-            what = f"{acl.operation} is not allowed. A {facts.role} {right.why}"
+            what = f"{acl.operation} is not allowed; the role {facts.role} {right.why}"
             mend = MISSING.mend.replace("ROLE", facts.role)
             yield MISSING.broken(f"{acl.resource} {acl.name}", what, mend=mend)

@@ -12,15 +12,14 @@ Rule 4: nothing stays for long (`until`), no more than half a lane stays, and no
 from __future__ import annotations
 
 from itertools import takewhile
-from typing import Generic, TypeVar
 
-T = TypeVar("T")
+from processor.model import Message
 
 
-class Aside(Generic[T]):
+class Aside:
     """What one lane has set aside, by key.
 
-    >>> aside = Aside[str]()
+    >>> aside = Aside()
     >>> aside.add(b"a", "a1", until=9.0); aside.add(b"b", "b1", until=9.5)
     >>> aside.add(b"a", "a2", until=9.7)
     >>> aside.overdue(9.2), aside.pop(b"a"), aside.pop(b"b"), len(aside)
@@ -31,21 +30,18 @@ class Aside(Generic[T]):
 
     def __init__(self) -> None:
         # Key -> (until, records); the key whose first record came first is first.
-        self._records: dict[bytes, tuple[float, list[T]]] = {}
+        self._records: dict[bytes, tuple[float, list[Message]]] = {}
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
-    def __contains__(self, key: bytes | None) -> bool:
-        return key in self._records
-
-    def add(self, key: bytes, record: T, *, until: float) -> None:
+    def add(self, key: bytes, record: Message, *, until: float) -> None:
         """Set a record aside behind those of its key; the first one's time counts for all."""
         self._records.setdefault(key, (until, []))[1].append(record)
         self._count += 1
 
-    def pop(self, key: bytes) -> list[T]:
+    def pop(self, key: bytes) -> list[Message]:
         """Take all that a key has aside, in order."""
         _, records = self._records.pop(key, (0.0, []))
         self._count -= len(records)

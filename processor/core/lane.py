@@ -117,7 +117,7 @@ class Lane:
         self.records_max = records_max
         self.watermark = Watermark(start=start)
         self.waiting = 0  # Entries in the queues: not taken.
-        self.aside: Aside[Message] = Aside()
+        self.aside = Aside()
         self._queues: dict[Turn, deque[Entry]] = {}
         self._ready: deque[Turn] = deque()
         self._busy: set[Turn] = set()

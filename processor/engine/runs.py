@@ -197,8 +197,9 @@ class Runs:
         if journey.must_be_read(stretch, assignment):
             return self._admit_taken(assignment, lane, turn, lane.entries_of(stretch), now)
         behind = journey.behind(stretch, assignment)
+        turned = self._clock.monotonic()
         for message in behind.messages:
-            until = journey.stays_until(message, assignment, self._clock.monotonic())
+            until = journey.stays_until(message, assignment, turned)
             if until is None:
                 self._park_aside(assignment, message.key(), now)
                 self._park(lane.entry_of(message), assignment, now)

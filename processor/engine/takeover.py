@@ -273,7 +273,7 @@ class _Sight:
     floor: Floor
     start: int  # What is before it was looked at.
     end: int = -1  # Our newest marker.
-    copies: int = 0  # That are not void.
+    copies: bool = False  # Whether any is there that is not void.
 
     def close(self, partition: Partition) -> None:
         """Note that all before our marker was looked at; the marker itself need not be."""
@@ -331,7 +331,7 @@ def _scan_one(record: Record, sight: _Sight) -> int:
     known = headers.read_copy(record)
     epoch, copy = (0, "") if known is None else known
     if known is None or epoch >= floor.epoch:
-        sight.copies += 1
+        sight.copies = True
         key = assignment.fence_key(record.key)
         assignment.fence.add(key, tier=tier, copy=copy or place_of(record))
     return epoch

@@ -367,7 +367,7 @@ def pass_copies_by() -> Iterator[None]:
     pass_by = takeover._Sight.pass_by
 
     def always(sight: Any, partition: Partition) -> None:
-        sight.copies = 0
+        sight.copies = False
         pass_by(sight, partition)
 
     with replaced(takeover._Sight, "pass_by", always):
