@@ -195,12 +195,12 @@ class PostgresLedger(SqlLedger):
             raise lost(owner)
         return set(new)
 
-    def _alone(self, statements: Statements) -> bool:
-        # Two that create the same table at the same time collide; and where the tables are, the
-        # worker's role needs no right to create any.
+    def _has_tables(self, statements: Statements) -> bool:
+        found = statements.execute("SELECT to_regclass('processor_operation')").fetchone()
+        return found[0] is not None
+
+    def _alone(self, statements: Statements) -> None:
         statements.execute("SELECT pg_advisory_xact_lock(?)", [TABLES_LOCK])
-        there = statements.execute("SELECT to_regclass('processor_operation')").fetchone()
-        return there[0] is None
 
     def _epoch(self, statements: Statements, owner: Owner, *, alone: bool = False) -> int:
         lock = "FOR UPDATE" if alone else "FOR SHARE"

@@ -126,8 +126,11 @@ class SqlLedger(ABC):
         """Let transactional sinks write. PermanentError: what a job left is refused for good."""
 
     @abstractmethod
-    def _alone(self, statements: Statements) -> bool:
-        """Have nobody else make tables meanwhile. Returns whether there are any to make."""
+    def _has_tables(self, statements: Statements) -> bool:
+        """Tell whether the newest of the ledger's tables is there, and so all of them."""
+
+    def _alone(self, statements: Statements) -> None:  # noqa: B027 - most need nothing.
+        """Have nobody else make tables in this transaction, where two at a time would collide."""
 
     def _epoch(self, statements: Statements, owner: Owner, *, alone: bool = False) -> int:  # noqa: ARG002 - one transaction at a time writes.
         """Read the newest epoch of a partition, and let nobody raise it in this transaction.
@@ -284,9 +287,12 @@ class SqlLedger(ABC):
     # Shared steps.
 
     def _make_tables(self) -> None:
-        with self._transaction() as statements:
-            if not self._alone(statements):
+        # Read first: where they are, a start waits for no writer, and needs no right to create any.
+        with self._reading() as statements:
+            if self._has_tables(statements):
                 return
+        with self._transaction() as statements:
+            self._alone(statements)
             for template in (_TABLES, sql_holds.TABLES, sql_operations.TABLES):
                 for statement in template.format(**self._dialect._asdict()).split(";"):
                     if statement.strip():

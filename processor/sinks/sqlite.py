@@ -67,8 +67,11 @@ class SqliteLedger(SqlLedger):
     ) -> None:
         write(statements, effects)
 
-    def _alone(self, statements: Statements) -> bool:  # noqa: ARG002 - nobody else writes now.
-        return True
+    def _has_tables(self, statements: Statements) -> bool:
+        found = statements.execute(
+            "SELECT 1 FROM sqlite_master WHERE type='table' AND name='processor_operation'"
+        )
+        return found.fetchone() is not None
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:

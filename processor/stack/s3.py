@@ -20,6 +20,7 @@ START_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 2.0
 CLAIM_BUCKET = "processor-claims"
 CLAIM_PREFIX = "claims"
+PROBE_KEY = ".ready"
 INNER_PORTS = (
     "master.port",
     "master.port.grpc",
@@ -186,6 +187,9 @@ class S3:
                 client.put_bucket_lifecycle_configuration(
                     Bucket=CLAIM_BUCKET, LifecycleConfiguration={"Rules": claim_rules()}
                 )
+            # Started again, it lists its buckets some seconds before it keeps objects.
+            client.put_object(Bucket=CLAIM_BUCKET, Key=PROBE_KEY)
+            client.delete_object(Bucket=CLAIM_BUCKET, Key=PROBE_KEY)
         except (BotoCoreError, ClientError):
             return False
         finally:

@@ -185,7 +185,8 @@ class Run:
             )
             if ended == -1:
                 return worker
-            assert "the ledger in PostgreSQL does not answer" in worker.log.read_text()
+            told = worker.log.read_text()
+            assert "the ledger" in told and "does not answer" in told, told
             self.start(slot)
 
     def stop(self, slot: int) -> None:

@@ -536,6 +536,22 @@ def test_locked_file_is_an_outage(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ledger.close()
 
 
+def test_ledger_that_is_there_opens_while_another_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("processor.sinks.sqlite.BUSY_SECONDS", 0.01)
+    path = tmp_path / "l.db"
+    SqliteLedger(path).close()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+
+    ledger = SqliteLedger(path)
+
+    assert ledger.lookup(["job:job-1"]) == {}
+    other.close()
+    ledger.close()
+
+
 @pytest.mark.parametrize(
     ("result", "message"),
     [
