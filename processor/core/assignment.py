@@ -159,6 +159,14 @@ class Assignment:
         if key is not None and len(aside) and not self.fence.knows(key):
             self.lanes[0].take_back(key)
 
+    def try_again(self, key: bytes) -> None:
+        """Let a failed job that is aside come back, unless a stranger's copy is ahead of it now."""
+        failed = self.lanes[0].aside.failed(key)
+        assert failed is not None
+        tiers = list(self.fence.tiers(key))
+        if len(tiers) == 1:
+            self.unfence(key, failed.hop.copy)
+
     def tier_of(self, topic: str) -> int | None:
         """The tier that a topic is, 1 the first; None: it is none of ours."""
         for tier, each in enumerate(self.satellites, start=1):

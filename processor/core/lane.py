@@ -46,8 +46,8 @@ class Entry:
     """A record in a lane, and what the engine knows of it."""
 
     __slots__ = (
-        "attempt", "given_up", "hop", "job", "lane", "not_before", "ran", "record", "span", "turn",
-        "waits",
+        "attempt", "given_up", "hop", "job", "lane", "message", "not_before", "ran", "record",
+        "span", "turn", "waits",
     )  # fmt: skip
 
     def __init__(self, record: Record, hop: Hop, lane: Lane, turn: Turn) -> None:
@@ -62,6 +62,7 @@ class Entry:
         self.ran: object = None  # What its run left behind, while that cannot be written.
         self.waits = 0  # Times it met an outage.
         self.span: Any = None  # Of its latest run, where runs are traced (engine/tracing.py).
+        self.message: Message | None = None  # What it was made of, where it came fresh.
 
     def __repr__(self) -> str:
         record = self.record
@@ -91,6 +92,7 @@ class Lane:
         "_ready",
         "_sleeping",
         "_suspended",
+        "_tried",
         "aside",
         "ordering",
         "read",
@@ -118,6 +120,7 @@ class Lane:
         self.watermark = Watermark(start=start)
         self.waiting = 0  # Entries in the queues: not taken.
         self.aside = Aside()
+        self._tried: dict[int, Entry] = {}  # Of fresh records that have failed, by their offsets.
         self._queues: dict[Turn, deque[Entry]] = {}
         self._ready: deque[Turn] = deque()
         self._busy: set[Turn] = set()
@@ -155,8 +158,9 @@ class Lane:
 
     @property
     def wakes_at(self) -> float | None:
-        """When the next sleeping turn becomes ready."""
-        return self._sleeping[0][0] if self._sleeping else None
+        """When the next sleeping turn becomes ready, or a failed job may be tried again."""
+        turn, failed = self._sleeping[0][0] if self._sleeping else None, self.aside.wakes_at
+        return failed if turn is None or (failed is not None and failed < turn) else turn
 
     def delayed(self, now: float) -> int:
         """How many records wait for their time, or behind one of their turn that does."""
@@ -180,8 +184,7 @@ class Lane:
         return self._bytes
 
     def _drop_passed(self) -> None:
-        committable = self.watermark.committable
-        while self._arrived and self._arrived[0][0] < committable:
+        while self._arrived and self._arrived[0][0] < self.watermark.committable:
             self._bytes -= self._arrived.popleft()[2]
 
     def arrive(self, record: Record, hop: Hop) -> Entry:
@@ -278,10 +281,14 @@ class Lane:
         return [self.entry_of(message) for message in stretch.messages]
 
     def entry_of(self, message: Message) -> Entry:
-        """Read what a fresh record says of itself."""
+        """Read what a fresh record says of itself; of one that has failed more is known."""
+        if self._tried and (tried := self._tried.pop(message.offset() or 0, None)) is not None:
+            return tried
         assert self.read is not None
         record, hop = self.read(message)
-        return self._entry(record, hop)
+        entry = self._entry(record, hop)
+        entry.message = message
+        return entry
 
     def _entry(self, record: Record, hop: Hop) -> Entry:
         entry = Entry(record, hop, self, self._turn_of(record))
@@ -319,9 +326,18 @@ class Lane:
             self._fresh.appendleft(stretch)
             self.waiting += len(stretch)
 
+    def due_again(self, now: float) -> list[Key]:
+        """The keys whose failed job may be tried again now: its turn is free."""
+        whole = self._busy if self.ordering is Ordering.PARTITION else WHOLE in self._busy
+        return [] if whole else [key for key in self.aside.due(now) if key not in self._busy]
+
     def take_back(self, key: Key) -> None:
-        """Let the fresh records that were set aside for a key come next in its turn."""
-        messages = self.aside.pop(key)
+        """Let what was set aside for a key come next in its turn, the job that failed first."""
+        _, failed, messages = self.aside.pop(key)
+        if failed is not None:
+            assert failed.message is not None
+            self._tried[failed.record.offset] = failed
+            messages.insert(0, failed.message)
         if not messages:
             return
         self.waiting += len(messages)
@@ -355,9 +371,14 @@ class Lane:
         assert entry.lane is self
         self.watermark.settle(entry.record.offset)
 
-    def settle_all(self, offsets: Sequence[int]) -> None:
-        """The same for records that were taken fresh, by their offsets in order."""
+    def settle_all(self, offsets: Sequence[int]) -> list[Entry]:
+        """The same for records that were taken fresh, by their offsets in order.
+
+        Returns those among them that had failed before.
+        """
         self.watermark.settle_all(offsets)
+        again = self._tried.keys() & offsets if self._tried else ()
+        return [self._tried.pop(each) for each in again]
 
     def _go_on(self, turn: Turn) -> None:
         free = self._busy.isdisjoint((turn, WHOLE)) and turn not in self._suspended

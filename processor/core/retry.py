@@ -1,8 +1,9 @@
 """What becomes of a failed attempt: the next retry tier, a wait in place, or the dead-letter topic.
 
 Rule 1: attempts count runs, not tiers: a record parked behind another has not been attempted.
-Rule 2: a failed attempt goes to the next tier, never to the same one: a record that joined its own
-        tier's tail would land behind later records of its key.
+Rule 2: a failed attempt goes to a later tier, never to the same one: a record that joined its own
+        tier's tail would land behind later records of its key. From main it goes to the tier of its
+        attempt: earlier ones may have been waited for in place (core/aside.py).
 Rule 3: in the last tier it waits in place, as the head of its key.
 Rule 4: the delay goes by the attempt, not by the tier: one that failed for the first time waits the
         first delay, also in a late tier, where it was parked behind another job of its key.
@@ -83,11 +84,16 @@ def after_failure(
     assert 0.0 <= jitter < 1.0
     if failure.permanent or attempt >= policy.attempts_max:
         return DeadLetter(failure)
-    tier_next = min(tier + 1, policy.tiers)
     until = now + _delay_seconds(failure, attempt, policy, jitter)
     if tier < policy.tiers:
+        tier_next = tier + 1 if tier > 0 else tier_from_main(attempt, policy)
         return Retry(tier=tier_next, not_before=until, failure=failure)
     return WaitInPlace(until=until, failure=failure)
+
+
+def tier_from_main(attempt: int, policy: RetryPolicy) -> int:
+    """The tier for a job of main whose run number `attempt` failed."""
+    return min(attempt, policy.tiers)
 
 
 def _delay_seconds(failure: Failure, attempt: int, policy: RetryPolicy, jitter: float) -> float:

@@ -133,16 +133,17 @@ def behind(stretch: Stretch, assignment: Assignment) -> Stretch:
     )
 
 
-def stays_until(message: Message, assignment: Assignment, now: float) -> float | None:
-    """Whether a record behind its key's copies is set aside, and how long; None: it is parked.
-
-    Monotonic seconds. Only behind copies whose delay is at most half of that: they have to run.
-    """
-    tiers = assignment.fence.tiers(message.key())
-    delays = assignment.policy.delays_seconds
-    if 2 * max(delays[tier - 1] for tier in tiers) > assignment.aside_seconds:
-        return None
-    return now + assignment.aside_seconds
+def waits_aside(entry: Entry, assignment: Assignment, verdict: Retry, now: float) -> bool:
+    """Whether a job that failed stays in its lane until it is tried again, and is not copied."""
+    return (
+        entry.message is not None
+        and entry.record.key is not None
+        and entry.hop.replay == 0
+        and assignment.passes_failures
+        and not assignment.draining
+        and entry.lane.aside.failed(entry.record.key) is None
+        and 2 * (verdict.not_before - now) <= assignment.aside_seconds
+    )
 
 
 def asks_admission(entry: Entry) -> bool:
@@ -280,11 +281,16 @@ def parked_copy(entry: Entry, assignment: Assignment, park: Park) -> Copy:
     return _copy(entry, assignment, hop, assignment.satellites[park.tier - 1].topic)
 
 
-def retry_copy(entry: Entry, assignment: Assignment, verdict: Retry, now: float) -> Copy:
-    """Build the copy of a record whose run failed, for its next tier."""
+def retry_hop(entry: Entry, assignment: Assignment, verdict: Retry, now: float) -> Hop:
+    """The way of a record whose run failed, as the copy for its next tier tells it."""
     failed = entry.hop.after(verdict.failure, attempt=entry.attempt, now_ms=int(now * 1000))
     hop = failed._replace(not_before_ms=int(verdict.not_before * 1000))
-    return _copy(entry, assignment, hop, assignment.satellites[verdict.tier - 1].topic)
+    return _hop_of_copy(entry, assignment, hop)
+
+
+def retry_copy(entry: Entry, hop: Hop, assignment: Assignment, tier: int) -> Copy:
+    """Build the copy of a record whose run failed, for its next tier."""
+    return _copied(entry, hop, assignment.satellites[tier - 1].topic)
 
 
 def dead_letter(
@@ -355,9 +361,16 @@ def conflict_with(job_id: str) -> Failure:
 
 
 def _copy(entry: Entry, assignment: Assignment, hop: Hop, topic: str) -> Copy:
-    record = entry.record
+    return _copied(entry, _hop_of_copy(entry, assignment, hop), topic)
+
+
+def _hop_of_copy(entry: Entry, assignment: Assignment, hop: Hop) -> Hop:
     trace = hop.trace if entry.span is None else entry.span.traceparent
-    hop = hop._replace(epoch=assignment.epoch, copy=assignment.next_copy(), trace=trace)
+    return hop._replace(epoch=assignment.epoch, copy=assignment.next_copy(), trace=trace)
+
+
+def _copied(entry: Entry, hop: Hop, topic: str) -> Copy:
+    record = entry.record
     outgoing = Outgoing(
         topic=topic,
         partition=record.partition,

@@ -319,7 +319,8 @@ class Quick:
     ) -> None:
         """Note a failed run: the rest of its key waits."""
         entry.job = job = headers.job_of(entry.record, entry.hop)
-        failure = told_failure(fault, kind.spec, lambda: self._bind_log(entry, job, 1))
+        attempt = entry.attempt + 1
+        failure = told_failure(fault, kind.spec, lambda: self._bind_log(entry, job, attempt))
         outcomes.append((entry, Failed(failure, seconds)))
         if entry.record.key is not None:
             work.failed.add(entry.record.key)

@@ -22,6 +22,7 @@ from processor.engine.journey import EndReplay, Hold, KnownDead, Park, Run
 from processor.engine.notes import job_type_of
 from processor.engine.outcomes import past_deadline, timed_out, too_late
 from processor.engine.pace import SLOW_SECONDS, TOGETHER_SECONDS, Pace
+from processor.engine.parking import Parking
 from processor.engine.ports import Clock, Owner
 from processor.engine.settlement import Settlement
 from processor.engine.slices import Done, Failed, Outcome, Pool, Running, Slice, Succeeded
@@ -56,6 +57,7 @@ class Runs:
         self._slices: set[Slice] = set()
         self.pace = Pace(clock, slice_records_max)
         self._breakers = Breakers(clock, jitter, logger)
+        self._parking = Parking(settlement, clock)
 
     @property
     def any(self) -> bool:
@@ -82,13 +84,7 @@ class Runs:
             kind = assignment.is_async
             if assignment.draining:
                 continue
-            main = assignment.lanes[0]
-            if len(main.aside):
-                # Half of a lane's records may wait there: a full lane goes on at half.
-                pressed = len(main.aside) > main.records_max // 2
-                self._park_overdue(
-                    assignment, float("inf") if pressed else self._clock.monotonic(), now
-                )
+            self._parking.attend(assignment, now)
             if assignment.partition.topic in self._breakers:
                 closed.setdefault(assignment.partition.topic, []).append(assignment)
                 continue
@@ -170,7 +166,7 @@ class Runs:
         """Begin to end the work of these: what is set aside would keep the watermark behind it."""
         self.stop(assignments)
         for assignment in assignments:
-            self._park_overdue(assignment, float("inf"), self._clock.now())
+            self._parking.park_all(assignment, self._clock.now())
 
     def cancel(self, assignment: Assignment) -> None:
         """Ask the runs of a dropped assignment to end: nobody waits for them."""
@@ -196,17 +192,7 @@ class Runs:
         turn = None if lane.ordering is Ordering.PARTITION else WHOLE
         if journey.must_be_read(stretch, assignment):
             return self._admit_taken(assignment, lane, turn, lane.entries_of(stretch), now)
-        behind = journey.behind(stretch, assignment)
-        turned = self._clock.monotonic()
-        for message in behind.messages:
-            until = journey.stays_until(message, assignment, turned)
-            if until is None:
-                self._park_aside(assignment, message.key(), now)
-                self._park(lane.entry_of(message), assignment, now)
-            else:
-                lane.aside.add(message.key(), message, until=until)
-        if behind.offsets:
-            stretch = stretch.without(set(behind.offsets))
+        stretch = self._parking.sift(stretch, assignment, now)
         if not stretch.offsets:
             lane.release(turn)
             return 0
@@ -235,9 +221,7 @@ class Runs:
                 entry.lane.put_back(taken[position + 1 :])
                 break
             if isinstance(verdict, Park):
-                if key is not None and lane.tier == 0:
-                    self._park_aside(assignment, key, now)
-                self._settlement.park(entry, assignment, verdict)
+                self._parking.park(entry, assignment, verdict, now)
             elif isinstance(verdict, Hold):
                 self._settlement.hold(entry, assignment, now)
             elif isinstance(verdict, KnownDead):
@@ -257,21 +241,6 @@ class Runs:
         self._telemetry.waited(assignment.partition.topic, now - due)
         self._start(assignment, lane, turn, runs)
         return 1
-
-    def _park(self, entry: Entry, assignment: Assignment, now: float) -> None:
-        park = journey.admit(entry, assignment, now)
-        assert isinstance(park, Park)
-        self._settlement.park(entry, assignment, park)
-
-    def _park_overdue(self, assignment: Assignment, until: float, now: float) -> None:
-        for key in assignment.lanes[0].aside.overdue(until):
-            self._park_aside(assignment, key, now)
-
-    def _park_aside(self, assignment: Assignment, key: bytes, now: float) -> None:
-        """Park all that a key has aside, in order."""
-        lane = assignment.lanes[0]
-        for message in lane.aside.pop(key):
-            self._park(lane.entry_of(message), assignment, now)
 
     def _start(
         self, assignment: Assignment, lane: Lane, turn: Turn, taken: list[Entry] | Stretch
@@ -294,14 +263,16 @@ class Runs:
         for each in done:
             if not each.offsets:
                 continue  # The first of its kind failed, or was not plain.
-            work.lane.settle_all(each.offsets)
+            again = work.lane.settle_all(each.offsets)
             if len(each.offsets) < len(work):
                 work.reported.update(each.offsets)
             else:
                 work.all_done = True
             self._telemetry.settled(topic, each.job_type, "done", len(each.offsets))
             self._telemetry.ran(topic, each.job_type, each.seconds)
-            self._telemetry.ended(topic, 1, len(each.offsets))
+            self._telemetry.ended(topic, 1, len(each.offsets) - len(again))
+            for entry in again:
+                self._telemetry.ended(topic, entry.attempt + 1)
             self.pace.learn(topic, each.seconds)
 
     def _judge_all(

@@ -21,7 +21,7 @@ from processor.contracts import headers
 from processor.core.assignment import Assignment
 from processor.core.holds import Closed
 from processor.core.lane import Entry
-from processor.core.retry import DeadLetter, Retry, WaitInPlace
+from processor.core.retry import DeadLetter, Retry, WaitInPlace, tier_from_main
 from processor.engine import journey
 from processor.engine.journey import Bury, Copy, Done, Hold, Park, Verdict, Wait
 from processor.engine.notes import (
@@ -95,11 +95,19 @@ class Settlement:
                 self._tell_failure(entry, assignment, failure, "job waits in the last tier", until)
                 return True
             case Retry(tier, not_before, failure):
-                copy = journey.retry_copy(entry, assignment, verdict, now)
-                key = assignment.fence_key(entry.record.key)
-                assignment.fence.add(key, tier=tier, copy=copy.hop.copy)
-                steps.append(copy)
+                stays = journey.waits_aside(entry, assignment, verdict, now)
+                hop = journey.retry_hop(entry, assignment, verdict, now)
+                assignment.fence.add(
+                    assignment.fence_key(entry.record.key), tier=tier, copy=hop.copy
+                )
                 self._tell_failure(entry, assignment, failure, "job will be retried", not_before)
+                if stays:
+                    entry.hop, entry.not_before = hop, not_before
+                    until = self._clock.monotonic() + assignment.aside_seconds
+                    entry.lane.aside.add_failed(key_of(entry), entry, until=until)
+                    self._tell_settled(entry, assignment, "retried")
+                    return False
+                steps.append(journey.retry_copy(entry, hop, assignment, tier))
             case DeadLetter(failure) | Bury(failure):
                 death = death_of(entry, failure, closes=assignment.holds.enabled)
                 letters = self._rules[assignment.partition.topic].topic.dead_letter_topic
@@ -124,7 +132,7 @@ class Settlement:
                     assignment.holds.tell(key_of(entry))
                 self._add_status(steps, entry, assignment, verdict, now)
         self._begin(entry, assignment, steps, death)
-        self._telemetry.settled(assignment.partition.topic, job_type_of(entry), _name(verdict))
+        self._tell_settled(entry, assignment, _name(verdict))
         return False
 
     def park(self, entry: Entry, assignment: Assignment, park: Park) -> None:
@@ -133,7 +141,13 @@ class Settlement:
         key = assignment.fence_key(entry.record.key)
         assignment.fence.add(key, tier=park.tier, copy=copy.hop.copy)
         self._begin(entry, assignment, deque([copy]), None)
-        self._telemetry.settled(assignment.partition.topic, job_type_of(entry), "parked")
+        self._tell_settled(entry, assignment, "parked")
+
+    def park_failed(self, entry: Entry, assignment: Assignment) -> None:
+        """Append the copy of a failed job that was aside: the fence knows the key by it already."""
+        tier = tier_from_main(entry.attempt, assignment.policy)
+        copy = journey.retry_copy(entry, entry.hop, assignment, tier)
+        self._begin(entry, assignment, deque([copy]), None)
 
     def hold(self, entry: Entry, assignment: Assignment, now: float) -> None:
         """Append a job that is held behind a dead one of its key to the dead-letter topic."""
@@ -145,7 +159,7 @@ class Settlement:
         assignment.holds.tell(key_of(entry))
         self._add_status(steps, entry, assignment, Hold(), now)
         self._begin(entry, assignment, steps, None)
-        self._telemetry.settled(assignment.partition.topic, job_type_of(entry), "held")
+        self._tell_settled(entry, assignment, "held")
 
     def pass_by(self, entry: Entry, assignment: Assignment, now: float) -> None:
         """Settle a job that came again and is known to be dead."""
@@ -329,6 +343,9 @@ class Settlement:
             **_place(entry),
             duplicate_of=outcome.of_job_id,
         )
+
+    def _tell_settled(self, entry: Entry, assignment: Assignment, outcome: Outcome) -> None:
+        self._telemetry.settled(assignment.partition.topic, job_type_of(entry), outcome)
 
     def _tell_failure(
         self,

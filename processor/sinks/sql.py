@@ -129,8 +129,8 @@ class SqlLedger(ABC):
     def _has_tables(self, statements: Statements) -> bool:
         """Tell whether the newest of the ledger's tables is there, and so all of them."""
 
-    def _alone(self, statements: Statements) -> None:  # noqa: B027 - most need nothing.
-        """Have nobody else make tables in this transaction, where two at a time would collide."""
+    def _alone(self, statements: Statements) -> None:  # noqa: B027 - SQLite has one writer.
+        """Have nobody else make tables in this transaction, where two would collide."""
 
     def _epoch(self, statements: Statements, owner: Owner, *, alone: bool = False) -> int:  # noqa: ARG002 - one transaction at a time writes.
         """Read the newest epoch of a partition, and let nobody raise it in this transaction.
@@ -255,14 +255,9 @@ class SqlLedger(ABC):
     ) -> int:
         """Add an operation to the audit trail."""
         with self._transaction() as statements:
+            at = self._clock()
             return sql_operations.begin(
-                statements,
-                action,
-                group=group,
-                topic=topic,
-                who=who,
-                filters=filters,
-                at=self._clock(),
+                statements, action, group=group, topic=topic, who=who, filters=filters, at=at
             )
 
     def end(self, number: int, state: State, *, jobs: int, keys: int) -> None:
@@ -293,10 +288,10 @@ class SqlLedger(ABC):
                 return
         with self._transaction() as statements:
             self._alone(statements)
-            for template in (_TABLES, sql_holds.TABLES, sql_operations.TABLES):
-                for statement in template.format(**self._dialect._asdict()).split(";"):
-                    if statement.strip():
-                        statements.execute(statement)
+            tables = _TABLES + sql_holds.TABLES + sql_operations.TABLES
+            for statement in tables.format(**self._dialect._asdict()).split(";"):
+                if statement.strip():
+                    statements.execute(statement)
 
     @contextmanager
     def _owned(self, owner: Owner, *, alone: bool = False) -> Iterator[Statements]:

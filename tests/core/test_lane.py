@@ -2,13 +2,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from processor.core.lane import RECORD_BYTES, Entry, Lane, Ordering
+from processor.core.lane import RECORD_BYTES, WHOLE, Entry, Lane, Ordering
+from processor.core.stretch import Stretch
 from processor.model import Hop, Position, Record
 
 
@@ -32,6 +35,54 @@ def taken(lane: Lane, *, now: float = 0.0, count_max: int = 10) -> list[int]:
 
 
 A, B = b"a", b"b"
+
+
+@dataclass
+class Came:
+    """A message, as far as a lane looks at it."""
+
+    at: int
+    by: bytes
+
+    def offset(self) -> int:
+        return self.at
+
+    def key(self) -> bytes:
+        return self.by
+
+    def timestamp(self) -> tuple[int, int]:
+        return 1, 0
+
+    def __len__(self) -> int:
+        return 1
+
+
+def read(message: Any) -> tuple[Record, Hop]:
+    record = Record("t", 0, message.at, message.by, b"", [], 0)
+    return record, Hop(Position("t", 0, message.at), 0)
+
+
+@pytest.mark.parametrize("ordering", [Ordering.PARTITION, Ordering.KEY])
+def test_failed_job_comes_back_ahead_of_what_its_slice_did_not_run(ordering: Ordering):
+    lane = Lane(tier=0, ordering=ordering, start=0, records_max=100, read=read)
+    lane.arrive_all([Came(at, A) for at in range(4)])  # type: ignore[misc]
+    stretch = lane.take(now=0.0, count_max=3, together=True)
+    assert isinstance(stretch, Stretch)
+    failed = lane.entry_of(stretch.messages[0])
+    failed.not_before, failed.attempt = 1.0, 1
+    lane.aside.add_failed(A, failed, until=9.0)
+
+    while_it_runs = lane.due_again(2.0)
+    lane.give_back(stretch.without({0}))
+    lane.release(None if ordering is Ordering.PARTITION else WHOLE)
+    due = lane.due_again(2.0)
+    lane.take_back(A)
+    again = lane.take(now=2.0, count_max=1, together=True)
+
+    assert (while_it_runs, due) == ([], [A])
+    assert isinstance(again, Stretch)
+    assert again.offsets == [0]
+    assert lane.entry_of(again.messages[0]) is failed
 
 
 @pytest.mark.parametrize(

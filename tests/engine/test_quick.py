@@ -129,6 +129,9 @@ def behind_a_retry(bench: Bench, ordering: Ordering, **how: Any) -> Member:
     """Key `a` waits in tier 1, with jobs 1 and 3 behind it on main; 2 is another key's."""
     bench.submit(0, "a")
     bench.fail(0)
+    earlier = bench.member(ordering=ordering, aside_seconds=0.0)
+    earlier.go()
+    earlier.log.expel()
     member = bench.member(ordering=ordering, **{"aside_seconds": 100.0, **how})
     member.go()
     for n, key in enumerate(["a", "b", "a"], start=1):
@@ -220,6 +223,75 @@ def test_clock_that_steps_back_keeps_nothing_aside(bench: Bench):
     assert bench.committed() == 4
 
 
+def failed_aside(bench: Bench, ordering: Ordering, **how: Any) -> Member:
+    """Job 0 of key `a` has failed and waits in its lane, with 1 and 3 behind it; 2 is another's."""
+    for n, key in enumerate(["a", "a", "b"]):
+        bench.submit(n, key)
+    bench.fail(0)
+    member = bench.member(ordering=ordering, **{"aside_seconds": 100.0, **how})
+    member.go()
+    bench.submit(3, "a")
+    member.go()
+    return member
+
+
+@pytest.mark.parametrize("ordering", [Ordering.PARTITION, Ordering.KEY])
+def test_job_that_is_tried_again_soon_is_not_copied(bench: Bench, ordering: Ordering):
+    member = failed_aside(bench, ordering)
+
+    before = (list(bench.runs), bench.committed())
+    bench.clock.advance(DELAYS[0])
+    member.go()
+
+    assert before == ([0, 2], 0)
+    assert bench.runs == [0, 2, 0, 1, 3]
+    assert bench.numbers(TIER_1) == []
+    assert member.telemetry.outcomes["retried"] == 1
+    assert bench.left(MAIN) == 0
+
+
+def test_job_that_fails_again_goes_to_a_tier_with_what_is_behind_it(bench: Bench):
+    member = failed_aside(bench, Ordering.PARTITION, aside_seconds=2 * DELAYS[0])
+    bench.fail(0)
+    bench.clock.advance(DELAYS[0])
+    member.go()
+    bench.submit(4, "a")
+    member.go()
+
+    assert bench.runs == [0, 2, 0]
+    assert bench.numbers(TIER_2) == [0, 1, 3, 4]
+    assert bench.hops(TIER_2)[0].attempt == 2
+
+
+def test_job_that_goes_on_failing_dies_after_its_attempts(bench: Bench):
+    member = failed_aside(bench, Ordering.PARTITION, aside_seconds=1000.0, attempts_max=3)
+    bench.fail(0, times=5)
+    for _ in range(5):
+        bench.clock.advance(DELAYS[-1])
+        member.go()
+
+    assert bench.runs == [0, 2, 0, 0, 1, 3]
+    assert bench.numbers(LETTERS) == [0]
+    assert bench.left(MAIN) == 0
+
+
+def test_failed_job_that_is_handed_over_keeps_its_attempts_and_its_place(bench: Bench):
+    member = failed_aside(bench, Ordering.PARTITION)
+    member.worker.revoked([MAIN])
+    member.log.expel()
+
+    assert bench.numbers(TIER_1) == [0, 1, 3]
+    assert [each.attempt for each in bench.hops(TIER_1)] == [1, 0, 0]
+    assert bench.committed() == 4
+
+
+def test_failed_job_comes_again_to_the_next_owner_of_a_crashed_one(bench: Bench):
+    failed_aside(bench, Ordering.PARTITION).log.expel()
+    bench.member().go()
+
+    assert [n for n in bench.runs if n != 2] == [0, 0, 1, 3]
+
+
 def test_dead_stranger_on_a_tier_hides_no_job_of_main(bench: Bench):
     bench.submit(0, "z")
     bench.fail(0)
@@ -254,6 +326,9 @@ def test_outage_of_one_key_s_jobs_lets_others_through_though_many_are_aside():
     bench = Bench(NoLedger(), sink, list)  # type: ignore[arg-type]
     bench.submit(0, "a")
     bench.fail(0)
+    earlier = bench.member()
+    earlier.go()
+    earlier.log.expel()
     sink.of = {0}
     member = bench.member(lane_records_max=10, aside_seconds=100.0, attempts_max=5)
     member.go()

@@ -20,8 +20,8 @@ from processor.core.watermark import Watermark
 from processor.engine import journey, takeover
 from processor.engine.intake import Intake
 from processor.engine.journey import Copy, EndReplay, Hold, Run
+from processor.engine.parking import Parking
 from processor.engine.ports import Death, Owner
-from processor.engine.runs import Runs
 from processor.engine.settlement import Settlement
 from processor.engine.slices import Slice
 from processor.engine.takeover import Takeover
@@ -328,7 +328,10 @@ def come_back_last() -> Iterator[None]:
     """Let what was set aside come back behind what came later."""
 
     def take_back(lane: Lane, key: bytes) -> None:
-        messages = lane.aside.pop(key)
+        _, failed, messages = lane.aside.pop(key)
+        if failed is not None:
+            lane._tried[failed.record.offset] = failed
+            messages.insert(0, failed.message)
         lane.waiting += len(messages)
         if messages:
             lane._fresh.append(Stretch(messages, [each.offset() or 0 for each in messages]))
@@ -351,13 +354,29 @@ def come_back_last() -> Iterator[None]:
 @contextmanager
 def park_before_what_is_aside() -> Iterator[None]:
     """Park a record though older ones of its key are set aside, which are parked later."""
-    park = Runs._park_aside
+    park = Parking._park_aside
 
-    def later(runs: Runs, assignment: Assignment, key: bytes, now: float) -> None:
-        if key in assignment.lanes[0].aside.overdue(runs._clock.monotonic()):
-            park(runs, assignment, key, now)
+    def later(parking: Parking, key: bytes, assignment: Assignment, now: float) -> None:
+        if key in assignment.lanes[0].aside.overdue(parking._clock.monotonic()):
+            park(parking, key, assignment, now)
 
-    with replaced(Runs, "_park_aside", later):
+    with replaced(Parking, "_park_aside", later):
+        yield
+
+
+@contextmanager
+def park_the_failed_last() -> Iterator[None]:
+    """Park the records behind a failed job before it."""
+
+    def park_aside(parking: Parking, key: bytes, assignment: Assignment, now: float) -> None:
+        lane = assignment.lanes[0]
+        _, failed, records = lane.aside.pop(key)
+        for message in records:
+            parking._park(lane.entry_of(message), assignment, now)
+        if failed is not None:
+            parking._settlement.park_failed(failed, assignment)
+
+    with replaced(Parking, "_park_aside", park_aside):
         yield
 
 
@@ -410,6 +429,7 @@ DEFECTS: Mapping[str, tuple[Callable[[], Any], frozenset[str]]] = {
         park_before_what_is_aside,
         frozenset({"keys_keep_their_order"}),
     ),
+    "park the failed last": (park_the_failed_last, frozenset({"keys_keep_their_order"})),
     "pass copies by": (pass_copies_by, frozenset({"nothing_is_lost"})),
     "never pause": (never_pause, frozenset({"bounds_hold"})),
     "leak fence entries": (leak_fence_entries, frozenset({"work_ends"})),

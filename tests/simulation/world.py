@@ -193,9 +193,10 @@ class World:
         self.replays = self.hold or r.random() < 0.2
         # One world in eight: nothing but Kafka, and jobs that are run in stretches.
         self.ledgerless = seed % 8 == 7
-        # Half of those have many jobs that wait in place behind a few that are tried again.
+        # Half of those have many jobs that wait in place behind a few that are tried again, and in
+        # half of these again so does whatever has failed, however often. Else jitter decides.
         many_aside = seed % 16 == 7
-        self.aside_seconds = 10.0 if many_aside else 1.0
+        self.aside_seconds = 1.03 if not many_aside else 10.0 if seed % 32 == 7 else 2.06
         self.todo += 12 * many_aside
         if self.ledgerless:
             self.hold = self.replays = False
