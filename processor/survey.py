@@ -39,8 +39,8 @@ class Survey:
     """One look at a deployment. `unreachable` holds each part that did not answer, and why.
 
     `names` are the topics to look at; none: all that are declared, but for built-in ones that were
-    never applied. `role`: whose credentials these are; most of the rest needs rights that it should
-    not have, and is not asked. Raises UsageError for files with faults and for unknown names.
+    never applied. `roles`: whose credentials these are; most of the rest needs rights that they
+    should not have, and is not asked. UsageError for files with faults and for unknown names.
     """
 
     def __init__(
@@ -49,23 +49,23 @@ class Survey:
         names: Sequence[str] = (),
         *,
         app: App | None = None,
-        role: Role | None = None,
+        roles: Sequence[Role] = (),
         now: Callable[[], float] = time.time,
     ) -> None:
         self.unreachable: list[tuple[str, ProcessorError]] = []
         self._settings = settings
         self._names = names
         self._app = app
-        self._role: Role | None = role
+        self._roles = tuple(roles)
         self._now = now
         self._schemas = SchemaSet.load(schema_directories(settings))
         self._declared = TopicSet.load(topic_directories(settings), self._schemas)
         self._chosen = [self._declared.get(name) for name in names] or list(self._declared)
 
     def facts(self) -> Facts:
-        """Ask every part; with a role the brokers alone, and only for its rights."""
+        """Ask every part; with roles the brokers alone, and only for their rights."""
         settings = self._settings
-        cluster = None if self._role is not None else self._cluster()
+        cluster = None if self._roles else self._cluster()
         topics = self._in_use(cluster)
         facts = Facts(
             settings=settings,
@@ -75,7 +75,7 @@ class Survey:
             producer=producer_settings(settings.kafka, client_id("check")),
             cluster=cluster,
         )
-        if self._role is not None:
+        if self._roles:
             return self._with_rights(self._with_app(facts))
         if cluster is not None:
             facts = self._with_group(self._with_offsets(facts, cluster))
@@ -110,7 +110,7 @@ class Survey:
 
     def _may_be_there(self, topic: Topic, cluster: Cluster | None) -> bool:
         if cluster is None:
-            return self._role is None  # What a role may not see is no use of it.
+            return not self._roles  # What a role may not see is no use of it.
         return any(name in cluster.topics for name in topic.all_names)
 
     def _with_offsets(self, facts: Facts, cluster: Cluster) -> Facts:
@@ -142,7 +142,7 @@ class Survey:
         with self._part("kafka rights"):
             admin = AclAdmin(self._settings.kafka)
             may = admin.mine([*names, *results], self._settings.worker.group)
-            return replace(facts, role=self._role, may=may, result_topics=results)
+            return replace(facts, roles=self._roles, may=may, result_topics=results)
         return facts
 
     def _with_registry(self, facts: Facts) -> Facts:

@@ -92,7 +92,7 @@ class Facts:
 
     `consumer` and `producer` are the client settings that a worker would use; `hosts` is where the
     group's present members are. `may` has what these credentials may do on a resource (kind and
-    name), for the role that they are meant for.
+    name), for the roles that they are meant for.
     """
 
     settings: Settings
@@ -108,7 +108,7 @@ class Facts:
     hosts: tuple[str, ...] = ()
     subjects: tuple[Subject, ...] = ()
     bucket: ClaimBucket | None = None
-    role: Role | None = None
+    roles: tuple[Role, ...] = ()
     may: Mapping[tuple[str, str], frozenset[str]] | None = None
     result_topics: tuple[str, ...] = ()  # That the app's Kafka sinks write to.
     clocks: tuple[Clock, ...] = ()

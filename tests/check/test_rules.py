@@ -268,12 +268,12 @@ def test_rights_are_judged_by_role_and_resource():
     }
     settings = {"worker": {"group": "processor"}}
 
-    worker = facts(declared, settings=settings, cluster=None, role="worker", may=may)
+    worker = facts(declared, settings=settings, cluster=None, roles=("worker",), may=may)
     nobody = facts(declared, settings=settings, cluster=None, may=may)
-    hidden = facts(declared, settings=settings, cluster=None, role="provisioner", may={
+    hidden = facts(declared, settings=settings, cluster=None, roles=("provisioner",), may={
         ("topic", "mail"): frozenset[str](),
     })  # fmt: skip
-    unknown = facts(declared, settings=settings, cluster=None, role="worker", may={})
+    unknown = facts(declared, settings=settings, cluster=None, roles=("worker",), may={})
 
     assert [(each.rule.id, each.subject) for each in find_all(worker)] == [
         ("acl.missing", "topic mail.retry.1"),
@@ -286,6 +286,18 @@ def test_rights_are_judged_by_role_and_resource():
 def test_members_on_two_machines_cannot_share_a_file():
     both = facts(hosts=("/10.0.0.1", "/10.0.0.2"))
     shared = facts(hosts=both.hosts, settings={"ledger": {"url": "postgresql://db/jobs"}})
+def test_credentials_of_two_roles_need_the_rights_of_both():
+    declared = topic(status={"publish": False})
+    may = {("topic", "mail"): frozenset({"Write"})}
+
+    both = facts(declared, cluster=None, roles=("producer", "worker"), may=may)
+
+    assert told(both) == [
+        ("acl.missing", "Read is not allowed; the role worker reads jobs"),
+    ]
+    assert told(replace(both, roles=("producer",))) == []
+
+
 
     assert [rule for rule, _ in told(both)] == ["ledger.shared"]
     assert told(shared) == told(facts(hosts=("/10.0.0.1", "/10.0.0.1"))) == []
