@@ -15,6 +15,7 @@ from dataclasses import replace
 from processor.adapters.acl_admin import AclAdmin
 from processor.adapters.groups import owners_of
 from processor.adapters.kafka_settings import client_id, consumer_settings, producer_settings
+from processor.adapters.keys import keyring_of
 from processor.adapters.reader import TopicReader
 from processor.adapters.registry import Registry
 from processor.adapters.topic_admin import TopicAdmin
@@ -28,6 +29,7 @@ from processor.contracts.topics import Topic, TopicSet
 from processor.engine.job import JobSpec
 from processor.errors import ProcessorError, UsageError
 from processor.model import Partition
+from processor.protection import EncryptionSettings
 from processor.settings import Settings
 from processor.sinks.kafka import KafkaSink
 
@@ -74,6 +76,7 @@ class Survey:
             consumer=consumer_settings(settings.kafka, settings.worker.group, client_id("check")),
             producer=producer_settings(settings.kafka, client_id("check")),
             cluster=cluster,
+            schemas=tuple(self._schemas.get(job) for topic in topics for job in topic.jobs),
         )
         if self._roles:
             return self._with_rights(self._with_app(facts))
@@ -81,6 +84,7 @@ class Survey:
             facts = self._with_group(self._with_offsets(facts, cluster))
         facts = self._with_registry(facts)
         facts = self._with_store(facts)
+        facts = replace(facts, keys_fault=keys_fault(settings.encryption))
         return self._with_app(facts)
 
     @contextmanager
@@ -203,14 +207,25 @@ class Survey:
 
 def subject_of(registry: Registry, name: str, schema: Schema) -> Subject:
     """Ask the registry about one schema under its subject; to what it has it has no objections."""
-    registered = registry.find_id(name, schema.text) is not None
+    schema_id = registry.find_id(name, schema.text)
+    registered = None if schema_id is None else registry.schema_by_id(schema_id)
     return Subject(
         name=name,
         schema=schema,
         registered=registered,
         versions=tuple(registry.versions(name)),
-        objections=() if registered else tuple(registry.incompatibilities(name, schema.text)),
+        objections=()
+        if registered is not None
+        else tuple(registry.incompatibilities(name, schema.text)),
     )
+
+
+def keys_fault(settings: EncryptionSettings) -> str | None:
+    """Say why there is no key for tagged fields; None: there is one."""
+    try:
+        return None if keyring_of(settings) is not None else "there is no key"
+    except ProcessorError as fault:
+        return fault.message
 
 
 def _with_clock(facts: Facts, of: str, ahead_seconds: float | None) -> Facts:

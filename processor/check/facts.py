@@ -64,7 +64,7 @@ class Subject:
 
     name: str
     schema: Schema
-    registered: bool
+    registered: str | None  # The registry's own text of this schema, if it has it.
     versions: tuple[tuple[int, str], ...]  # Number and text, the oldest first.
     objections: tuple[str, ...]  # The registry's own, by the level that is set there.
 
@@ -101,6 +101,8 @@ class Facts:
     consumer: Mapping[str, Any]
     producer: Mapping[str, Any]
     jobs: Mapping[str, JobSpec] | None = None
+    schemas: tuple[Schema, ...] = ()  # Of the topics' job types.
+    keys_fault: str | None = None  # Why there is no key for tagged fields.
     served: tuple[str, ...] = ()  # Topics that the app is to work.
     cluster: Cluster | None = None
     offsets: Mapping[Partition, Offsets] | None = None
