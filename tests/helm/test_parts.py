@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from processor.settings import secret_name
 from tests.helm import chart
 
 DIGEST, OTHER = (f"sha256:{digit * 64}" for digit in "12")
@@ -99,6 +100,37 @@ def test_a_digest_is_that_of_its_own_image(
     assert container["image"] == expected
 
 
+def test_each_part_is_given_the_secrets_that_it_has_a_use_for_and_files_as_their_paths() -> None:
+    objects = chart.rendered(ALL)
+
+    given = {where: secrets_in(spec) for where, spec in chart.pod_specs(objects)}
+
+    client = {
+        ("KAFKA_SSL_KEY_LOCATION", "tls.key"),
+        ("KAFKA_SASL_PASSWORD_FILE", "password"),
+    }
+    registry = {("REGISTRY_CA_LOCATION", "ca.crt")}
+    keys = {("ENCRYPTION_KEY_FILE", "keys.toml")}
+    ledger, outbox = {("LEDGER_URL_FILE", "ledger")}, {("OUTBOX_URL_FILE", "outbox")}
+    assert given["Deployment jobs-processor-worker-mail"] == client | registry | keys | ledger
+    assert given["Deployment jobs-processor-relay"] == client | outbox
+    assert given["Job jobs-processor-provision"] == client | registry
+
+
+def secrets_in(spec: chart.Object) -> set[tuple[str, str]]:
+    """The variables that name a mounted secret, and its key; each is mounted."""
+    named = {
+        (each["name"].removeprefix("PROCESSOR_"), each["value"].rpartition("/")[2])
+        for container in chart.containers(spec)
+        for each in container["env"]
+        if each.get("value", "").startswith("/run/secrets/")
+    }
+    (mounted,) = [each["projected"] for each in spec["volumes"] if each["name"] == "secrets"]
+    items = [item["key"] for source in mounted["sources"] for item in source["secret"]["items"]]
+    assert sorted(items) == sorted({key for _, key in named})
+    return named
+
+
 def with_accounts(*accounts: dict[str, Any], **more: Any) -> dict[str, Any]:
     groups = {
         f"g{number}": {"module": "a:app", "serviceAccount": account}
@@ -131,3 +163,61 @@ def test_a_service_account_that_is_meant_in_two_ways_is_refused() -> None:
     chart.rendered(with_accounts(
         two, provision={"serviceAccount": {"name": "jobs", "create": False}}
     ))  # fmt: skip
+
+
+SECRET_SETTINGS = [
+    ("kafka", "sasl.password"), ("kafka", "ssl.key.pem"), ("kafka", "ssl.key.password"),
+    ("kafka", "sasl.oauthbearer.client.secret"), ("kafka", "sasl.oauthbearer.token"),
+    ("registry", "password"), ("registry", "token"), ("registry", "key_password"),
+    ("s3", "secret_access_key"),
+]  # fmt: skip
+PLAIN_SETTINGS = [
+    ("kafka", "sasl.username"), ("kafka", "ssl.key.location"), ("kafka", "ssl.ca.pem"),
+    ("kafka", "sasl.oauthbearer.token.endpoint.url"), ("kafka", "ssl.keystore.location"),
+    ("registry", "key_location"), ("s3", "access_key_id"), ("encryption", "key_file"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("table", "name"), SECRET_SETTINGS)
+def test_a_secret_among_the_settings_is_refused(table: str, name: str) -> None:
+    told = chart.refusal(with_accounts({}), {"settings": {table: {name: "canary"}}})
+
+    assert secret_name(f"{table}.{name}")
+    assert f"workers.g0: {table}.{name} holds a secret" in told
+    assert f"{{setting: {table}.{name}, secret: NAME, key: KEY}}" in told
+    assert "canary" not in told
+
+
+@pytest.mark.parametrize(
+    ("table", "name", "url"),
+    [
+        ("ledger", "url", "postgresql://me:canary@db/jobs"),
+        ("ledger", "url", "postgresql://db/jobs?user=me&password=canary"),
+        ("registry", "url", "https://me:canary@registry"),
+    ],
+)
+def test_a_url_with_a_password_among_the_settings_is_refused(
+    table: str, name: str, url: str
+) -> None:
+    told = chart.refusal(with_accounts({}), {"settings": {table: {name: url}}})
+
+    assert f"{table}.{name} holds a secret" in told
+    assert "canary" not in told
+
+
+def test_settings_that_are_no_secret_are_taken() -> None:
+    settings: dict[str, Any] = {"ledger": {"url": "postgresql://me@db/jobs"}}
+    for table, name in PLAIN_SETTINGS:
+        assert not secret_name(f"{table}.{name}")
+        settings.setdefault(table, {})[name] = "/x"
+
+    chart.rendered({**with_accounts({}), "settings": settings})
+
+
+def test_the_content_of_a_file_is_not_taken_for_its_path() -> None:
+    (entry,) = [each for each in SECRETS if each["setting"] == "encryption.key_file"]
+
+    told = chart.refusal(with_accounts({}), {"secrets": [{**entry, "as": "content"}]})
+
+    assert "encryption.key_file names a file, and the content of the secret would" in told
+    chart.rendered(with_accounts({}), {"secrets": [{**entry, "as": "path"}]})
