@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
 
 from processor.settings import secret_name
+from tests.alerts.rules import alerts
 from tests.helm import chart
 
 DIGEST, OTHER = (f"sha256:{digit * 64}" for digit in "12")
@@ -221,3 +223,19 @@ def test_the_content_of_a_file_is_not_taken_for_its_path() -> None:
 
     assert "encryption.key_file names a file, and the content of the secret would" in told
     chart.rendered(with_accounts({}), {"secrets": [{**entry, "as": "path"}]})
+
+
+@pytest.mark.parametrize("kind", ["PrometheusRule", "ConfigMap"])
+def test_alerts_lead_to_runbooks_where_they_are_said_to_be(kind: str) -> None:
+    base = "https://git.example.com/processor/blob/main/docs/runbooks"
+    told = {"enabled": True, "kind": kind, "runbookUrl": f"{base}/"}
+
+    made = chart.named(chart.rendered({"monitoring": {"alerts": told}}), kind, "alerts")
+
+    text = made["spec"] if kind == "PrometheusRule" else made["data"]["processor-alerts.yaml"]
+    document = text if isinstance(text, dict) else yaml.safe_load(text)
+    rules = [rule for group in document["groups"] for rule in group["rules"] if "alert" in rule]
+    assert len(rules) == len(alerts())
+    for rule, shipped in zip(rules, alerts(), strict=True):
+        page = shipped["annotations"]["runbook"].removeprefix("docs/runbooks/")
+        assert rule["annotations"] == {**shipped["annotations"], "runbook_url": f"{base}/{page}"}
