@@ -15,6 +15,7 @@ from dataclasses import replace
 from processor.adapters.acl_admin import AclAdmin
 from processor.adapters.groups import owners_of
 from processor.adapters.kafka_settings import client_id, consumer_settings, producer_settings
+from processor.adapters.keys import keyring_of
 from processor.adapters.reader import TopicReader
 from processor.adapters.registry import Registry
 from processor.adapters.topic_admin import TopicAdmin
@@ -28,6 +29,7 @@ from processor.contracts.topics import Topic, TopicSet
 from processor.engine.job import JobSpec
 from processor.errors import ProcessorError, UsageError
 from processor.model import Partition
+from processor.protection import EncryptionSettings
 from processor.settings import Settings
 from processor.sinks.kafka import KafkaSink
 
@@ -39,8 +41,8 @@ class Survey:
     """One look at a deployment. `unreachable` holds each part that did not answer, and why.
 
     `names` are the topics to look at; none: all that are declared, but for built-in ones that were
-    never applied. `role`: whose credentials these are; most of the rest needs rights that it should
-    not have, and is not asked. Raises UsageError for files with faults and for unknown names.
+    never applied. `roles`: whose credentials these are; most of the rest needs rights that they
+    should not have, and is not asked. UsageError for files with faults and for unknown names.
     """
 
     def __init__(
@@ -49,23 +51,23 @@ class Survey:
         names: Sequence[str] = (),
         *,
         app: App | None = None,
-        role: Role | None = None,
+        roles: Sequence[Role] = (),
         now: Callable[[], float] = time.time,
     ) -> None:
         self.unreachable: list[tuple[str, ProcessorError]] = []
         self._settings = settings
         self._names = names
         self._app = app
-        self._role: Role | None = role
+        self._roles = tuple(roles)
         self._now = now
         self._schemas = SchemaSet.load(schema_directories(settings))
         self._declared = TopicSet.load(topic_directories(settings), self._schemas)
         self._chosen = [self._declared.get(name) for name in names] or list(self._declared)
 
     def facts(self) -> Facts:
-        """Ask every part; with a role the brokers alone, and only for its rights."""
+        """Ask every part; with roles the brokers alone, and only for their rights."""
         settings = self._settings
-        cluster = None if self._role is not None else self._cluster()
+        cluster = None if self._roles else self._cluster()
         topics = self._in_use(cluster)
         facts = Facts(
             settings=settings,
@@ -74,13 +76,15 @@ class Survey:
             consumer=consumer_settings(settings.kafka, settings.worker.group, client_id("check")),
             producer=producer_settings(settings.kafka, client_id("check")),
             cluster=cluster,
+            schemas=tuple(self._schemas.get(job) for topic in topics for job in topic.jobs),
         )
-        if self._role is not None:
+        if self._roles:
             return self._with_rights(self._with_app(facts))
         if cluster is not None:
             facts = self._with_group(self._with_offsets(facts, cluster))
         facts = self._with_registry(facts)
         facts = self._with_store(facts)
+        facts = replace(facts, keys_fault=keys_fault(settings.encryption))
         return self._with_app(facts)
 
     @contextmanager
@@ -110,7 +114,7 @@ class Survey:
 
     def _may_be_there(self, topic: Topic, cluster: Cluster | None) -> bool:
         if cluster is None:
-            return self._role is None  # What a role may not see is no use of it.
+            return not self._roles  # What a role may not see is no use of it.
         return any(name in cluster.topics for name in topic.all_names)
 
     def _with_offsets(self, facts: Facts, cluster: Cluster) -> Facts:
@@ -142,7 +146,7 @@ class Survey:
         with self._part("kafka rights"):
             admin = AclAdmin(self._settings.kafka)
             may = admin.mine([*names, *results], self._settings.worker.group)
-            return replace(facts, role=self._role, may=may, result_topics=results)
+            return replace(facts, roles=self._roles, may=may, result_topics=results)
         return facts
 
     def _with_registry(self, facts: Facts) -> Facts:
@@ -203,14 +207,25 @@ class Survey:
 
 def subject_of(registry: Registry, name: str, schema: Schema) -> Subject:
     """Ask the registry about one schema under its subject; to what it has it has no objections."""
-    registered = registry.find_id(name, schema.text) is not None
+    schema_id = registry.find_id(name, schema.text)
+    registered = None if schema_id is None else registry.schema_by_id(schema_id)
     return Subject(
         name=name,
         schema=schema,
         registered=registered,
         versions=tuple(registry.versions(name)),
-        objections=() if registered else tuple(registry.incompatibilities(name, schema.text)),
+        objections=()
+        if registered is not None
+        else tuple(registry.incompatibilities(name, schema.text)),
     )
+
+
+def keys_fault(settings: EncryptionSettings) -> str | None:
+    """Say why there is no key for tagged fields; None: there is one."""
+    try:
+        return None if keyring_of(settings) is not None else "there is no key"
+    except ProcessorError as fault:
+        return fault.message
 
 
 def _with_clock(facts: Facts, of: str, ahead_seconds: float | None) -> Facts:

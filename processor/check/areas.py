@@ -9,6 +9,7 @@ from processor.check import (
     clients,
     group,
     handlers,
+    keys,
     producers,
     retention,
     rights,
@@ -23,12 +24,12 @@ from processor.errors import UsageError
 Area = Callable[[Facts], Iterator[Finding]]
 
 AREAS: tuple[Area, ...] = (
-    clients.find, topics.find, retention.find, claims.find, schemas.find, group.find,
+    clients.find, topics.find, retention.find, claims.find, schemas.find, keys.find, group.find,
     producers.find, handlers.find, rights.find,
 )  # fmt: skip
 RULES: tuple[Rule, ...] = (
-    *clients.RULES, *topics.RULES, *retention.RULES, *claims.RULES, *schemas.RULES, *group.RULES,
-    *producers.RULES, *handlers.RULES, *rights.RULES,
+    *clients.RULES, *topics.RULES, *retention.RULES, *claims.RULES, *schemas.RULES, *keys.RULES,
+    *group.RULES, *producers.RULES, *handlers.RULES, *rights.RULES,
 )  # fmt: skip
 
 

@@ -43,11 +43,23 @@ UPLOADS = Rule(
     _APPLY,
 )  # fmt: skip
 
-RULES = (LIFETIME, FROZEN, EXPIRY, UPLOADS)
+SHARED = Rule(
+    "claims.shared", "error",
+    "members of the group on several machines with a claim store in a folder",
+    "each machine has a folder of its own: a claim is found where it was put alone, and a job that"
+    " runs elsewhere cannot be worked",
+    "set claims.store to an S3 bucket; accept it where all machines mount the same folder",
+)  # fmt: skip
+
+RULES = (LIFETIME, FROZEN, EXPIRY, UPLOADS, SHARED)
 
 
 def find(facts: Facts) -> Iterator[Finding]:
-    """Judge the lifecycle rules by what the topics keep."""
+    """Judge where claims are kept, and the lifecycle rules by what the topics keep."""
+    store, machines = facts.settings.claims.store or "", sorted(set(facts.hosts))
+    if store.startswith("file:") and len(machines) > 1:
+        what = f"{store} is a folder, and group `{facts.settings.worker.group}` has members at "
+        yield SHARED.broken("claims.store", what + ", ".join(machines))
     if facts.bucket is None or facts.cluster is None:
         return
     bucket, prefix = facts.bucket, facts.bucket.prefix

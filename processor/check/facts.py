@@ -64,7 +64,7 @@ class Subject:
 
     name: str
     schema: Schema
-    registered: bool
+    registered: str | None  # The registry's own text of this schema, if it has it.
     versions: tuple[tuple[int, str], ...]  # Number and text, the oldest first.
     objections: tuple[str, ...]  # The registry's own, by the level that is set there.
 
@@ -92,7 +92,7 @@ class Facts:
 
     `consumer` and `producer` are the client settings that a worker would use; `hosts` is where the
     group's present members are. `may` has what these credentials may do on a resource (kind and
-    name), for the role that they are meant for.
+    name), for the roles that they are meant for.
     """
 
     settings: Settings
@@ -101,6 +101,8 @@ class Facts:
     consumer: Mapping[str, Any]
     producer: Mapping[str, Any]
     jobs: Mapping[str, JobSpec] | None = None
+    schemas: tuple[Schema, ...] = ()  # Of the topics' job types.
+    keys_fault: str | None = None  # Why there is no key for tagged fields.
     served: tuple[str, ...] = ()  # Topics that the app is to work.
     cluster: Cluster | None = None
     offsets: Mapping[Partition, Offsets] | None = None
@@ -108,7 +110,7 @@ class Facts:
     hosts: tuple[str, ...] = ()
     subjects: tuple[Subject, ...] = ()
     bucket: ClaimBucket | None = None
-    role: Role | None = None
+    roles: tuple[Role, ...] = ()
     may: Mapping[tuple[str, str], frozenset[str]] | None = None
     result_topics: tuple[str, ...] = ()  # That the app's Kafka sinks write to.
     clocks: tuple[Clock, ...] = ()

@@ -21,20 +21,20 @@ IMPLY_DESCRIBE = ("Describe", "Read", "Write", "Alter", "Delete")
 
 
 def find(facts: Facts) -> Iterator[Finding]:
-    """Compare what the role needs with what the brokers say that these credentials may do."""
-    if facts.role is None or facts.may is None:
+    """Compare what the roles need with what the brokers say that these credentials may do."""
+    if facts.may is None:
         return
     deployment = Deployment(
         facts.settings.worker.group,
         remembers=facts.settings.ledger.url != NO_LEDGER,
         result_topics=facts.result_topics,
     )
-    for right in rights_of({facts.role: ("",)}, facts.topics, deployment):
+    for right in rights_of(dict.fromkeys(facts.roles, ("",)), facts.topics, deployment):
         acl = right.acl
         may = facts.may.get((acl.resource, acl.name))
         if may is None or (not may and acl.operation not in IMPLY_DESCRIBE):
             continue  # It does not exist, or may not be described: what else is allowed is hidden.
         if acl.operation not in may:
-            what = f"{acl.operation} is not allowed; the role {facts.role} {right.why}"
-            mend = MISSING.mend.replace("ROLE", facts.role)
+            what = f"{acl.operation} is not allowed; the role {right.role} {right.why}"
+            mend = MISSING.mend.replace("ROLE", right.role)
             yield MISSING.broken(f"{acl.resource} {acl.name}", what, mend=mend)

@@ -72,6 +72,7 @@ def acls() -> None:
 def plan(check: bool, as_json: bool, **chosen: Any) -> int:
     """Show each right that is needed, whether it is granted, and what is granted beyond.
 
+    With topics, --role or --group only what is granted on those, but for what another role needs.
     Changes nothing. Reading the access list needs Describe on the cluster.
 
       The rights of one team's workers on their topic.
@@ -97,7 +98,8 @@ def plan(check: bool, as_json: bool, **chosen: Any) -> int:
 def apply(prune: bool, yes: bool, dry_run: bool, as_json: bool, **chosen: Any) -> None:
     """Grant what is missing; with --prune also remove what is beyond the plan.
 
-    Needs Alter on the cluster, which none of the roles has: run it as an administrator.
+    With topics, --role or --group nothing else of the principals is removed. Needs Alter on the
+    cluster, which none of the roles has: run it as an administrator.
 
       Grant, look at what is left over, and remove it.
 
@@ -109,6 +111,9 @@ def apply(prune: bool, yes: bool, dry_run: bool, as_json: bool, **chosen: Any) -
     found, admin = _compare(**chosen)
     beyond = found.beyond if prune else ()
     if beyond and not dry_run:
+        if not yes:
+            for acl in beyond:
+                say(_told(acl))
         confirm(f"Remove {_counted(len(beyond))} beyond the plan?", yes=yes)
     if not dry_run:
         admin.add([right.acl for right in found.missing])
@@ -132,7 +137,7 @@ def _compare(
     **principals: Sequence[str],
 ) -> tuple[Comparison, AclAdmin]:
     from processor.adapters.acl_admin import AclAdmin
-    from processor.contracts.acl_plan import Deployment, compare, rights_of
+    from processor.contracts.acl_plan import Deployment, compare, rights_of, spared
     from processor.contracts.builtin import topic_directories
     from processor.contracts.topics import TopicSet
     from processor.settings import NO_LEDGER, load_settings
@@ -150,7 +155,11 @@ def _compare(
     )
     rights = rights_of(chosen, topics, deployment)
     admin = AclAdmin(settings.kafka)
-    return compare(rights, admin.of({right.acl.principal for right in rights})), admin
+    existing = admin.of({right.acl.principal for right in rights})
+    if not (names or roles or group):
+        return compare(rights, existing), admin
+    left = spared(rights, existing, roles=tuple(chosen), topics=topics, deployment=deployment)
+    return compare(rights, existing, left), admin
 
 
 def _checked(role: str, principals: Sequence[str]) -> Sequence[str]:
@@ -176,7 +185,6 @@ def _right_row(state: str, right: Right) -> dict[str, Any]:
 
 
 def _acl_row(state: str, acl: Acl) -> dict[str, Any]:
-    plain = (acl.pattern, acl.permission, acl.host) == ("literal", "allow", "*")
     return {
         "state": state,
         "role": None,
@@ -187,8 +195,19 @@ def _acl_row(state: str, acl: Acl) -> dict[str, Any]:
         "pattern": acl.pattern,
         "permission": acl.permission,
         "host": acl.host,
-        "why": None if plain else f"{acl.permission}, {acl.pattern}, from host {acl.host}",
+        "why": _unusual(acl),
     }
+
+
+def _told(acl: Acl) -> str:
+    more = _unusual(acl)
+    what = f"{acl.principal} {acl.operation} on {acl.resource} `{acl.name}`"
+    return f"beyond the plan: {what}{f' ({more})' if more else ''}"
+
+
+def _unusual(acl: Acl) -> str | None:
+    plain = (acl.pattern, acl.permission, acl.host) == ("literal", "allow", "*")
+    return None if plain else f"{acl.permission}, {acl.pattern}, from host {acl.host}"
 
 
 def _counted(count: int) -> str:

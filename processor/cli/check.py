@@ -26,7 +26,11 @@ Unreachable = list[tuple[str, "ProcessorError"]]
 @click.option("--topic", "topics", multiple=True, help="Look at this topic; default: all in use.")
 @click.option("--group", help="The consumer group.  [env: PROCESSOR_WORKER_GROUP]")
 @click.option(
-    "--role", type=click.Choice(ROLES), help="Look at the rights of this role's credentials."
+    "--role",
+    "roles",
+    multiple=True,
+    type=click.Choice(ROLES),
+    help="Look at the rights of this role's credentials. May be repeated, for all of its roles.",
 )
 @click.option("--only", multiple=True, metavar="ID", help="Only this check, or all of its area.")
 @click.option("--ignore", multiple=True, metavar="ID", help="Accept what this check finds.")
@@ -36,7 +40,7 @@ def check(
     target: str | None,
     topics: tuple[str, ...],
     group: str | None,
-    role: Role | None,
+    roles: tuple[Role, ...],
     only: tuple[str, ...],
     ignore: tuple[str, ...],
     strict: bool,
@@ -61,11 +65,11 @@ def check(
     from processor.check.areas import RULES, chosen_ids
     from processor.errors import UsageError
 
-    if role is None and any(each.partition(".")[0] == "acl" for each in only):
+    if not roles and any(each.partition(".")[0] == "acl" for each in only):
         raise UsageError("rights are looked at with --role alone", hint="name whose: --role worker")
     wanted = chosen_ids(only) if only else frozenset(rule.id for rule in RULES)
     accepted = chosen_ids(ignore)
-    found, unreachable = _found(target, topics, group, role)
+    found, unreachable = _found(target, topics, group, roles)
     chosen = [each for each in found if each.rule.id in wanted]
     findings = [each for each in chosen if each.rule.id not in accepted]
     ignored = [each for each in chosen if each.rule.id in accepted]
@@ -85,7 +89,7 @@ def check(
 
 
 def _found(
-    target: str | None, topics: tuple[str, ...], group: str | None, role: Role | None
+    target: str | None, topics: tuple[str, ...], group: str | None, roles: tuple[Role, ...]
 ) -> tuple[list[Finding], Unreachable]:
     """Find everything, or what keeps the settings and files from being read at all."""
     from processor.check.areas import find_all
@@ -102,20 +106,20 @@ def _found(
     if faults := list(client_faults(settings.kafka)):
         return [REFUSED.broken("settings", each) for each in faults], []
     try:
-        survey = _survey(settings, topics, target, role)
+        survey = _survey(settings, topics, target, roles)
     except FaultyFiles as fault:
         return [FILES.broken(each.place, each.what) for each in fault.faults], []
     return find_all(survey.facts()), survey.unreachable
 
 
 def _survey(
-    settings: Settings, topics: tuple[str, ...], target: str | None, role: Role | None
+    settings: Settings, topics: tuple[str, ...], target: str | None, roles: tuple[Role, ...]
 ) -> Survey:
     from processor.serve import load_app
     from processor.survey import Survey
 
     app = load_app(target) if target is not None else None
-    return Survey(settings, topics, app=app, role=role)
+    return Survey(settings, topics, app=app, roles=roles)
 
 
 def _document(

@@ -71,7 +71,8 @@ def show(file: Path | None, as_json: bool) -> None:
 def check(ctx: click.Context, file: Path | None) -> None:
     """Check every source and tell every fault; exits 3 when there is one. Connects to nothing.
 
-    The [kafka] table is also shown to the Kafka client, which knows each setting it takes.
+    The [kafka] table is also shown to the Kafka client, which knows each setting it takes, and a
+    key file is read. Of another machine's settings (--file) it may be missing here: a warning.
 
       Check a file before it is rolled out.
 
@@ -86,11 +87,27 @@ def check(ctx: click.Context, file: Path | None) -> None:
         faults = [fault.message]
     else:
         faults = list(client_faults(settings.kafka))
+        if told := _key_file_fault(settings.encryption.key_file):
+            if file is None:
+                faults.append(told)
+            else:
+                say(f"warning: here {told}")
     for text in faults:
         say(f"error: {text}")
     if faults:
         ctx.exit(CHECK_FOUND_A_PROBLEM)
     say("the settings are complete and allowed")
+
+
+def _key_file_fault(path: Path | None) -> str | None:
+    from processor.adapters.key_file import KeyFile
+
+    try:
+        if path is not None:
+            KeyFile(path)
+    except ProcessorError as fault:
+        return fault.message
+    return None
 
 
 def client_faults(kafka: Mapping[str, Any]) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from processor.cli.output import dry_run_option, emit, json_option, say
-from processor.errors import RegistryUnavailable, UsageError
+from processor.errors import ProcessorError, RegistryUnavailable, UsageError
 
 if TYPE_CHECKING:
     from processor.adapters.registry import Registry
@@ -35,16 +35,17 @@ def schemas() -> None:
 @click.option(
     "--against",
     type=click.Choice(["registry", "git", "none"]),
-    help="Compare with registered versions or with git's. Default: the registry, or git without.",
+    help="Compare with registered versions, with git's or not at all. Default: the registry, or git"
+    " where it does not answer.",
 )
 @click.option("--base", default="HEAD", metavar="REV", help="The git revision.  [default: HEAD]")
 @json_option
 def check(against: str | None, base: str, as_json: bool) -> int:
     """Parse and lint every schema, and compare it both ways with its earlier versions.
 
-    Exits 3 when there is a problem; all problems are listed. Two directions must hold: the new
-    schema reads old records (workers are upgraded first), and the old schema reads new records
-    (some workers still run the old one).
+    Exits 3 when there is a problem; all problems are listed; 1 when there is neither a registry nor
+    git to compare with. Two directions must hold: the new schema reads old records (workers are
+    upgraded first), and the old schema reads new records (some workers still run the old one).
 
       Check a branch against what the main branch has.
 
@@ -174,5 +175,7 @@ def _problems(against: str | None, base: str) -> tuple[list[dict[str, Any]], str
     except UsageError as fault:
         if against == "git":
             raise
-        say(f"warning: {fault.message}")
-        return [], f"{count}, not compared"
+        raise ProcessorError(
+            f"{count} have no fault, but there is nothing to compare them with: {fault.message}",
+            hint="name the registry in registry.url, or accept that: --against none",
+        ) from None

@@ -4,12 +4,13 @@ Rule 1: no right is planned that another planned one implies (Read, Write and Al
 AlterConfigs implies DescribeConfigs): each of them is needed, and taking it away breaks something.
 Rule 2: names are literal, never prefixes: a worker of `mail` has no right on `mail-archive`.
 Rule 3: rights are compared as they are written. A wider one that would do is beyond the plan.
+Rule 4: where topics, roles or a group were chosen, nothing else of a principal is beyond the plan.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from processor.contracts.topic import Topic
@@ -77,16 +78,50 @@ def rights_of(
     return list(found.values())
 
 
-def compare(rights: Sequence[Right], existing: Collection[Acl]) -> Comparison:
+def compare(
+    rights: Sequence[Right], existing: Collection[Acl], spared: Collection[Acl] = ()
+) -> Comparison:
     """Compare what is planned with what the cluster has of the same principals."""
     planned = {right.acl for right in rights}
     principals = {acl.principal for acl in planned}
-    beyond = [a for a in existing if a.principal in principals and a not in planned]
+    passed = planned.union(spared)
+    beyond = [a for a in existing if a.principal in principals and a not in passed]
     return Comparison(
         granted=tuple(right for right in rights if right.acl in existing),
         missing=tuple(right for right in rights if right.acl not in existing),
         beyond=tuple(sorted(beyond, key=lambda a: (a.principal, a.resource, a.name, a.operation))),
     )
+
+
+def spared(
+    rights: Sequence[Right],
+    existing: Collection[Acl],
+    *,
+    roles: Collection[Role],
+    topics: Sequence[Topic],
+    deployment: Deployment,
+) -> set[Acl]:
+    """Name the entries of which a choice of roles, topics and group says nothing.
+
+    They lie on other resources, or another role of the principal may need them. A wider entry, a
+    prefix or `*`, is not among them where it reaches a chosen topic.
+    """
+    chosen = {(right.acl.resource, right.acl.name) for right in rights}
+    chosen |= {("topic", name) for topic in topics for name in topic.all_names}
+    others: dict[Role, Sequence[str]] = {role: ("",) for role in ROLES if role not in roles}
+    needed = {right.acl for right in rights_of(others, topics, deployment)}
+    return {
+        acl
+        for acl in existing
+        if replace(acl, principal="") in needed
+        or not any(_reaches(acl, resource, name) for resource, name in chosen)
+    }
+
+
+def _reaches(acl: Acl, resource: str, name: str) -> bool:
+    if acl.resource != resource:
+        return False
+    return name.startswith(acl.name) if acl.pattern == "prefixed" else acl.name in (name, "*")
 
 
 _Need = tuple[str, str, str, str]  # Operation, resource, name, why.

@@ -139,6 +139,19 @@ def registry_ahead(site: Site) -> AbstractContextManager[None]:
     return plant()
 
 
+TAGGED = {"name": "to", "type": "string", "default": "", "doc": "Who.", "confluent:tags": ["PII"]}
+
+
+def key_missing(site: Site) -> AbstractContextManager[None]:
+    @contextmanager
+    def plant() -> Iterator[None]:
+        with site.schema(**TAGGED):
+            assert site.run("schemas", "register")[0] == 0
+            yield
+
+    return plant()
+
+
 ABORT = {"AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 1}}
 SHORTER = "retry: {delays: [1s]}"
 KAFKA_SINK = """
@@ -221,6 +234,7 @@ FAULTS: list[tuple[str, Plant, tuple[str, ...]]] = [
         lambda site: site.schema(name="at", type="string", default="", doc="When."),
         (),
     ),
+    ("keys.missing", key_missing, ()),
     ("group.offset-lost", offset_lost, ()),
     (
         "group.start-from",

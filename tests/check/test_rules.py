@@ -19,7 +19,10 @@ from processor.settings import Settings
 from tests.check.reference import DOCUMENT, document
 from tests.check.test_check import FAULTS
 
-HERE = {"ledger.shared", "client.plaintext", "claims.frozen", "acl.missing"}
+HERE = {
+    "ledger.shared", "claims.shared", "client.plaintext", "claims.frozen", "acl.missing",
+    "schema.tags",
+}  # fmt: skip
 
 
 def topic(**more: Any) -> Topic:
@@ -268,12 +271,12 @@ def test_rights_are_judged_by_role_and_resource():
     }
     settings = {"worker": {"group": "processor"}}
 
-    worker = facts(declared, settings=settings, cluster=None, role="worker", may=may)
+    worker = facts(declared, settings=settings, cluster=None, roles=("worker",), may=may)
     nobody = facts(declared, settings=settings, cluster=None, may=may)
-    hidden = facts(declared, settings=settings, cluster=None, role="provisioner", may={
+    hidden = facts(declared, settings=settings, cluster=None, roles=("provisioner",), may={
         ("topic", "mail"): frozenset[str](),
     })  # fmt: skip
-    unknown = facts(declared, settings=settings, cluster=None, role="worker", may={})
+    unknown = facts(declared, settings=settings, cluster=None, roles=("worker",), may={})
 
     assert [(each.rule.id, each.subject) for each in find_all(worker)] == [
         ("acl.missing", "topic mail.retry.1"),
@@ -283,12 +286,41 @@ def test_rights_are_judged_by_role_and_resource():
     assert told(nobody) == told(unknown) == []
 
 
+def test_credentials_of_two_roles_need_the_rights_of_both():
+    declared = topic(status={"publish": False})
+    may = {("topic", "mail"): frozenset({"Write"})}
+
+    both = facts(declared, cluster=None, roles=("producer", "worker"), may=may)
+
+    assert told(both) == [
+        ("acl.missing", "Read is not allowed; the role worker reads jobs"),
+    ]
+    assert told(replace(both, roles=("producer",))) == []
+
+
 def test_members_on_two_machines_cannot_share_a_file():
     both = facts(hosts=("/10.0.0.1", "/10.0.0.2"))
     shared = facts(hosts=both.hosts, settings={"ledger": {"url": "postgresql://db/jobs"}})
 
     assert [rule for rule, _ in told(both)] == ["ledger.shared"]
     assert told(shared) == told(facts(hosts=("/10.0.0.1", "/10.0.0.1"))) == []
+
+
+def test_members_on_two_machines_cannot_share_a_folder_of_claims():
+    ledger = {"url": "postgresql://db/jobs"}
+    folder = {"ledger": ledger, "claims": {"store": "file:///var/lib/claims"}}
+    store = {"ledger": ledger, "claims": {"store": "s3://jobs/claims"}}
+    hosts = ("/10.0.0.1", "/10.0.0.2")
+
+    ((rule, what),) = told(facts(hosts=hosts, settings=folder, bucket=None, cluster=None))
+
+    assert rule == "claims.shared"
+    assert what == (
+        "file:///var/lib/claims is a folder, and group `processor` has members at"
+        " /10.0.0.1, /10.0.0.2"
+    )
+    assert told(facts(hosts=hosts, settings=store)) == []
+    assert told(facts(hosts=hosts[:1] * 2, settings=folder)) == []
 
 
 @pytest.mark.parametrize(
@@ -348,7 +380,8 @@ def test_clock_may_be_half_a_minute_off(ahead: float, found: int):
 
 def test_ids_are_taken_by_area_too():
     assert chosen_ids(["claims", "topic.missing"]) == {
-        "claims.lifetime", "claims.frozen", "claims.expiry", "claims.uploads", "topic.missing",
+        "claims.lifetime", "claims.frozen", "claims.expiry", "claims.uploads", "claims.shared",
+        "topic.missing",
     }  # fmt: skip
     with pytest.raises(UsageError, match="no check is called `claim`"):
         chosen_ids(["claim"])

@@ -99,6 +99,24 @@ def test_check_tells_what_the_client_would_refuse(
     assert told in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [(None, "the key file keys.toml cannot be read"), ("[keys]", "keys.toml has no keys")],
+)
+def test_check_reads_the_key_file(folder: Path, text: str | None, told: str):
+    Path("other.toml").write_text('[encryption]\nkey_file = "keys.toml"')
+    if text is not None:
+        Path("keys.toml").write_text(text)
+
+    result = run("check", env={"PROCESSOR_ENCRYPTION_KEY_FILE": "keys.toml"})
+    elsewhere = run("check", "--file", "other.toml")
+
+    assert result.exit_code == 3
+    assert told in result.stderr
+    assert elsewhere.exit_code == 0
+    assert elsewhere.stderr.startswith("warning: here the key file keys.toml")
+
+
 def test_token_is_a_setting_and_is_not_shown(folder: Path):
     (folder / "token").write_text("canary-5")
     env = {

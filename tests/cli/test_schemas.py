@@ -188,14 +188,19 @@ def test_new_file_without_an_earlier_version_is_no_problem(run: Run, job: str):
     assert run("check", "--against", "git").code == 0
 
 
-def test_project_outside_git_is_told_and_checked_without(run: Run, job: str):
+def test_project_without_registry_and_git_is_compared_with_nothing_only_when_asked(
+    run: Run, job: str
+):
     write(job, ("x", "string"))
 
     told = run("check")
+    accepted = run("check", "--against", "none")
     asked_for = run("check", "--against", "git")
 
-    assert told.code == 0
-    assert "not compared" in told.stderr
+    assert (told.code, told.rows) == (1, [])
+    assert "have no fault, but there is nothing to compare them with: git does not" in told.stderr
+    assert "--against none" in told.stderr
+    assert (accepted.code, "not compared" in accepted.stderr) == (0, True)
     assert asked_for.code == 2
     assert "not a git repository" in asked_for.stderr
 

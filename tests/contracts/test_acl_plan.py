@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from processor.contracts.acl_plan import (
@@ -9,6 +11,7 @@ from processor.contracts.acl_plan import (
     Role,
     compare,
     rights_of,
+    spared,
 )
 from processor.contracts.topic import Topic
 
@@ -121,3 +124,44 @@ def test_comparison_tells_what_is_there_missing_and_beyond():
     assert found.granted == (rights[0],)
     assert set(found.missing) == set(rights[1:])
     assert set(found.beyond) == {wide, denied}
+
+
+def beyond(*existing: Acl, roles: Sequence[Role] = ROLES) -> set[Acl]:
+    """Of what `User:app` has: what is beyond its rights on `mail`, chosen by topic and roles."""
+    rights = rights_of({role: ["User:app"] for role in roles}, [MAIL], GROUP)
+    left = spared(rights, existing, roles=roles, topics=[MAIL], deployment=GROUP)
+    return set(compare(rights, existing, left).beyond)
+
+
+def test_rights_on_topics_and_groups_that_were_not_chosen_are_not_beyond():
+    elsewhere = [
+        Acl("User:app", "Write", "topic", "billing"),
+        Acl("User:app", "Read", "topic", "mail-archive"),
+        Acl("User:app", "All", "topic", "mail-", pattern="prefixed"),
+        Acl("User:app", "Read", "group", "billers"),
+    ]
+
+    assert beyond(*elsewhere) == set()
+
+
+@pytest.mark.parametrize(
+    "acl",
+    [
+        Acl("User:app", "Delete", "topic", "mail"),
+        Acl("User:app", "All", "topic", "mail.dlt"),
+        Acl("User:app", "All", "group", "mailers"),
+        Acl("User:app", "Write", "topic", "mail", permission="deny"),
+        Acl("User:app", "Read", "topic", "ma", pattern="prefixed"),
+        Acl("User:app", "Read", "topic", "*"),
+    ],
+)
+def test_what_reaches_a_chosen_topic_or_group_is_beyond(acl: Acl):
+    assert beyond(acl) == {acl}
+
+
+def test_rights_of_a_second_role_are_not_beyond_where_the_first_was_chosen():
+    second = [each.acl for each in rights_of({"worker": ["User:app"]}, [MAIL], GROUP)]
+    wide = Acl("User:app", "Delete", "topic", "mail")
+    denied = Acl("User:app", "Read", "topic", "mail", permission="deny")
+
+    assert beyond(*second, wide, denied, roles=["producer"]) == {wide, denied}

@@ -76,6 +76,7 @@ OTHERS: dict[str, Any] = {
     "provision.commands": [["topics", "plan", "--check"]],
     "test.commands": [["schemas", "list"]],
     "monitoring.alerts.kind": "ConfigMap",
+    "monitoring.alerts.runbookUrl": "https://runbooks.example.com",
     "networkPolicy.metricsFrom": [],
 }
 

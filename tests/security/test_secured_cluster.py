@@ -343,9 +343,10 @@ def test_what_is_beyond_the_plan_is_shown_and_removed_only_when_counted_and_conf
     name = project.add_topic("mail", ["mail.send"])
     who = f"User:{project.name}"
     wide = Acl(who, "All", "topic", project.name, pattern="prefixed")
+    elsewhere = Acl(who, "Read", "topic", "billing")
     only = ("--role", "producer", "--producer", who)
     admin = project.admin
-    admin.add([wide])
+    admin.add([wide, elsewhere])
 
     dry = project.typed("admin", "acls", "apply", name, *only, "--prune", "--dry-run").ok()
     asked = project.typed("admin", "acls", "apply", name, *only, "--prune")
@@ -357,11 +358,12 @@ def test_what_is_beyond_the_plan_is_shown_and_removed_only_when_counted_and_conf
     states = [(row["state"], row["operation"], row["name"]) for row in dry.rows()]
     assert ("remove", "All", project.name) in states
     assert ("grant", "Write", name) in states
-    asked.refused(MISUSE, "Remove 1 right beyond the plan?", "--yes")
-    assert untouched == {wide}
+    listed = f"beyond the plan: {who} All on topic `{project.name}` (allow, prefixed, from host *)"
+    asked.refused(MISUSE, listed, "Remove 1 right beyond the plan?", "--yes")
+    assert untouched == {wide, elsewhere}
     assert "1 right beyond the plan stay" in added.stderr
     assert wide in kept
-    assert len(kept) == 3
+    assert len(kept) == 4
     assert [row["state"] for row in pruned.rows()] == ["remove"]
     assert admin.of([who]) == kept - {wide}
 

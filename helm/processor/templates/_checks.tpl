@@ -9,6 +9,12 @@
 {{- fail (printf "%s: %s is not set here: %s" $where $setting $why) -}}
 {{- end -}}
 {{- end -}}
+{{- include "processor.checkSecrets" (dict "where" $where "prefix" "" "values" $part.settings) -}}
+{{- range $setting, $entry := $part.secrets -}}
+{{- if and (eq (include "processor.secretAs" $setting) "path") (eq (toString $entry.as) "content") -}}
+{{- fail (printf "%s: %s names a file, and the content of the secret would become its path; leave `as` out" $where $setting) -}}
+{{- end -}}
+{{- end -}}
 {{- range $kind, $folder := dict "topics" "topics_dir" "schemas" "schemas_dir" -}}
 {{- if and (get $.root.Values.contracts $kind) (hasKey $part.settings $folder) -}}
 {{- fail (printf "%s: both contracts.%s and settings.%s are given; keep one" $where $kind $folder) -}}
@@ -23,6 +29,24 @@
 {{- if and (eq $part.role "relay") (not (hasKey $part.secrets "outbox.url")) (not (dig "outbox" "url" "" $part.settings)) -}}
 {{- fail "relay: no database is named whose outbox is meant; add the secret of the setting outbox.url" -}}
 {{- end -}}
+{{- end -}}
+
+{{/* Settings are read by whoever reads the ConfigMap: no secret may be among them. Arguments: where, prefix, values. */}}
+{{- define "processor.checkSecrets" -}}
+{{- range $key, $value := .values -}}
+{{- $setting := printf "%s%s" $.prefix $key -}}
+{{- $named := and (regexMatch `password|passphrase|secret|jaas|token|key\.pem|ssl_key|oauthbearer\.config` $setting) (not (regexMatch `(\.url|\.location|_url)$` $setting)) -}}
+{{- if kindIs "map" $value -}}
+{{- include "processor.checkSecrets" (dict "where" $.where "prefix" (printf "%s." $setting) "values" $value) -}}
+{{- else if or (and $named (not (kindIs "invalid" $value))) (regexMatch `://[^:/@\s]*:[^@\s]+@|[?&](ssl)?password=` (toString $value)) -}}
+{{- fail (printf "%s: %s holds a secret, and settings are kept in a ConfigMap; put it into a Secret, and under `secrets`: {setting: %s, secret: NAME, key: KEY}" $.where $setting $setting) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Whether a secret is a setting's `content`, or a file whose `path` it is, by the setting's name. Argument: setting. */}}
+{{- define "processor.secretAs" -}}
+{{- ternary "path" "content" (regexMatch `([._]location|_file)$` .) -}}
 {{- end -}}
 
 {{/* Arguments: root, part, where. */}}

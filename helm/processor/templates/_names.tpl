@@ -9,10 +9,15 @@
 {{- end -}}
 {{- end -}}
 
+{{/* What selects our pods; other charts of an umbrella share the release's name. Argument: root. */}}
+{{- define "processor.ours" -}}
+app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
 {{/* What selects a component's pods: never changes in an upgrade. Arguments: root, component. */}}
 {{- define "processor.selector" -}}
-app.kubernetes.io/name: {{ default .root.Chart.Name .root.Values.nameOverride }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+{{ include "processor.ours" .root }}
 app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 

@@ -19,7 +19,7 @@ A part is a worker group, the relay or the provision job, as JSON: `name` of its
 {{- define "processor.part" -}}
 {{- $common := .root.Values -}}
 {{- $bySetting := dict -}}
-{{- $needless := get (dict "worker" `^outbox\.` "relay" `^(ledger|registry|s3)\.` "provision" `^(ledger|outbox|s3)\.`) .role -}}
+{{- $needless := get (dict "worker" `^outbox\.` "relay" `^(encryption|ledger|registry|s3)\.` "provision" `^(encryption|ledger|outbox|s3)\.`) .role -}}
 {{- range $common.secrets -}}
 {{- if not (regexMatch $needless .setting) -}}
 {{- $_ := set $bySetting .setting . -}}
@@ -42,7 +42,10 @@ A part is a worker group, the relay or the provision job, as JSON: `name` of its
 
 {{/* Arguments: root, name. */}}
 {{- define "processor.group" -}}
-{{- $values := include "processor.merged" (list .root.Values.workerDefaults (default (dict) (get .root.Values.workers .name))) | fromJson -}}
+{{- $own := default (dict) (get .root.Values.workers .name) -}}
+{{- $values := include "processor.merged" (list .root.Values.workerDefaults $own) | fromJson -}}
+{{- $image := include "processor.imageOver" (list .root.Values.workerDefaults.image $own.image) | fromJson -}}
+{{- $_ := set $values "image" $image -}}
 {{- include "processor.part" (dict "root" .root "role" "worker" "name" .name "values" $values) -}}
 {{- end -}}
 

@@ -1,11 +1,21 @@
 {{/* Arguments: root, part. */}}
 {{- define "processor.image" -}}
-{{- $image := merge (dict) .part.image .root.Values.image -}}
+{{- $image := include "processor.imageOver" (list .root.Values.image .part.image) | fromJson -}}
 {{- if $image.digest -}}
 {{- printf "%s@%s" $image.repository $image.digest -}}
 {{- else -}}
 {{- printf "%s:%s" $image.repository (default .root.Chart.AppVersion $image.tag) -}}
 {{- end -}}
+{{- end -}}
+
+{{/* One image laid over another, whose digest is that of its own repository and tag. Argument: list of the two. */}}
+{{- define "processor.imageOver" -}}
+{{- $under := default (dict) (index . 0) -}}
+{{- $over := default (dict) (index . 1) -}}
+{{- if or $over.repository $over.tag -}}
+{{- $under = omit $under "digest" -}}
+{{- end -}}
+{{- include "processor.merged" (list $under $over) -}}
 {{- end -}}
 
 {{/* What all pods have in common. Arguments: root, part. */}}
@@ -81,7 +91,7 @@ resources:
       fieldPath: metadata.name
 {{- end }}
 {{- range $setting, $entry := .part.secrets }}
-- name: PROCESSOR_{{ $setting | replace "." "_" | upper }}{{ ternary "" "_FILE" (eq (default "content" $entry.as) "path") }}
+- name: PROCESSOR_{{ $setting | replace "." "_" | upper }}{{ ternary "" "_FILE" (eq (default (include "processor.secretAs" $setting) $entry.as) "path") }}
   value: /run/secrets/processor/{{ $entry.secret }}/{{ $entry.key }}
 {{- end }}
 {{- range $name, $value := .part.env }}
