@@ -25,6 +25,8 @@ from processor.protection import HttpSettings
 NO_HEAD = (405, 501)  # A server that answers so to HEAD may well answer GET.
 REDIRECTS_MAX = 5
 TIMEOUT = httpx.Timeout(connect=10.0, read=60.0, write=10.0, pool=10.0)
+# Identity: the bytes that are hashed must be the object's own, not a transfer's compression.
+HEADERS = {"accept": "*/*", "accept-encoding": "identity", "user-agent": "processor"}
 _LATER = {408, 425, 429}
 _AWAY = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError)
 
@@ -42,15 +44,9 @@ class HttpSource:
         self._size_max = settings.size_max
         self._seconds_max = settings.timeout_seconds
         admission = Admission(settings.hosts, settings.networks)
-        # trust_env=False: no proxy or .netrc of the environment speaks for a job's URL. Identity:
-        # the bytes that are hashed must be the object's own, not a transfer's compression.
-        self._client = httpx.Client(
-            transport=GuardedTransport(admission, _tls(settings), resolve=resolve),
-            timeout=TIMEOUT,
-            trust_env=False,
-            follow_redirects=False,
-            headers={"accept-encoding": "identity", "user-agent": "processor"},
-        )
+        # No httpx.Client: it would keep one job's cookies and send them for the next, ask the
+        # environment for proxies and a .netrc, and log whole URLs.
+        self._transport = GuardedTransport(admission, _tls(settings), resolve=resolve)
 
     def open(self, uri: str) -> Reader:
         """Ask for an object; its body is fetched as it is read."""
@@ -98,15 +94,18 @@ class HttpSource:
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.close()
+        self._transport.close()
 
     def _ask(self, method: str, uri: str, until: float) -> httpx.Response:
         """Send one request, following a few redirects; each address must be admitted."""
         address = uri
         for _ in range(REDIRECTS_MAX + 1):
             url = admit(address)
+            request = httpx.Request(
+                method, url, headers=HEADERS, extensions={"timeout": TIMEOUT.as_dict()}
+            )
             with _faults(uri), in_time(until):
-                answer = self._client.send(self._client.build_request(method, url), stream=True)
+                answer = self._transport.handle_request(request)
             if method == "HEAD" and answer.status_code in NO_HEAD:
                 answer.close()
                 return answer
@@ -178,7 +177,10 @@ def admit(address: str) -> httpx.URL:
 
 def _next(url: httpx.URL, location: str, uri: str) -> str:
     """Give the address that a redirect leads to."""
-    target = url.join(location)  # The client has found it to be a URL.
+    try:
+        target = url.join(location)
+    except httpx.InvalidURL:
+        raise PermanentError(f"{_shown(uri)} redirects to an address that is no URL") from None
     if url.scheme == "https" and target.scheme == "http":
         raise PermanentError(f"{_shown(uri)} redirects from https to http, where anyone may read")
     return str(target)
@@ -236,7 +238,7 @@ def _read_only(uri: str) -> PermanentError:
 def _faults(uri: str) -> Iterator[None]:
     try:
         yield
-    except (httpx.TransportError, *_AWAY) as fault:
+    except _AWAY as fault:
         raise TransientError(
             f"{_shown(uri)} does not answer: {fault or type(fault).__name__}"
         ) from fault
