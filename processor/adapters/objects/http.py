@@ -28,6 +28,7 @@ TIMEOUT = httpx.Timeout(connect=10.0, read=60.0, write=10.0, pool=10.0)
 # Identity: the bytes that are hashed must be the object's own, not a transfer's compression.
 HEADERS = {"accept": "*/*", "accept-encoding": "identity", "user-agent": "processor"}
 _LATER = {408, 425, 429}
+_NO_URL = (httpx.InvalidURL, UnicodeError)  # A host such as `xn--a` is found out only when read.
 _AWAY = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError)
 
 
@@ -163,9 +164,10 @@ def admit(address: str) -> httpx.URL:
     """
     try:
         url = httpx.URL(address)
-    except httpx.InvalidURL:
+        host = url.host
+    except _NO_URL:
         raise PermanentError("the address is no URL") from None  # It may tell a password.
-    if url.scheme not in ("http", "https") or not url.host:
+    if url.scheme not in ("http", "https") or not host:
         raise PermanentError(f"{_shown(address)} must be http:// or https:// and a host")
     if url.userinfo:
         raise PermanentError(
@@ -179,7 +181,7 @@ def _next(url: httpx.URL, location: str, uri: str) -> str:
     """Give the address that a redirect leads to."""
     try:
         target = url.join(location)
-    except httpx.InvalidURL:
+    except _NO_URL:
         raise PermanentError(f"{_shown(uri)} redirects to an address that is no URL") from None
     if url.scheme == "https" and target.scheme == "http":
         raise PermanentError(f"{_shown(uri)} redirects from https to http, where anyone may read")
