@@ -21,6 +21,7 @@ from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from processor.contracts.claims import CHUNK_BYTES, ObjectStat, Put, Reader, Stream, verified
+from processor.contracts.uris import shown
 from processor.errors import ContractError, PermanentError, StoreUnavailable
 
 # The disk's or the operator's trouble, which time or a person heals; no job is to blame.
@@ -156,7 +157,9 @@ def path_of(uri: str) -> Path:
     elif path.endswith("/"):
         fault = "names a folder"
     if fault is not None:
-        raise PermanentError(f"the URI {uri!r} {fault}", hint="e.g. file:///srv/objects/report.csv")
+        raise PermanentError(
+            f"the URI {shown(uri)!r} {fault}", hint="e.g. file:///srv/objects/report.csv"
+        )
     return Path(path)
 
 

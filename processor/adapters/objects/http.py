@@ -2,8 +2,7 @@
 
 A job's URL is a stranger's: what it may reach is decided in addresses.py, and kept to in guard.py.
 A server that fails or does not answer is a plain TransientError and not StoreUnavailable: it is
-somebody else's, and its outage must not pause the queue for all other jobs. Addresses are shown in
-faults without their query and password, for a signed link is a secret.
+somebody else's, and its outage must not pause the queue for all other jobs.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ import httpx
 from processor.adapters.objects.addresses import Admission
 from processor.adapters.objects.guard import GuardedTransport, Resolve, in_time, resolved
 from processor.contracts.claims import CHUNK_BYTES, ObjectStat, Put, Reader, Stream
+from processor.contracts.uris import shown
 from processor.errors import ContractError, PermanentError, TransientError, UsageError
 from processor.protection import HttpSettings
 
@@ -57,7 +57,7 @@ class HttpSource:
         if size is not None and size > self._size_max:
             answer.close()
             raise PermanentError(
-                f"{_shown(uri)} has {size} bytes, over the limit of {self._size_max}"
+                f"{shown(uri)} has {size} bytes, over the limit of {self._size_max}"
             )
         return HttpReader(answer, uri, size_max=self._size_max, until=until)
 
@@ -114,7 +114,7 @@ class HttpSource:
                 return _require_success(answer, uri)
             answer.close()
             address = _next(url, answer.headers["location"], uri)
-        raise PermanentError(f"{_shown(uri)} redirects more than {REDIRECTS_MAX} times")
+        raise PermanentError(f"{shown(uri)} redirects more than {REDIRECTS_MAX} times")
 
 
 class HttpReader:
@@ -153,7 +153,7 @@ class HttpReader:
             chunk = next(self._chunks, b"")
         self._count += len(chunk)
         if self._count > self._size_max:
-            raise PermanentError(f"{_shown(self._uri)} is over the limit of {self._size_max} bytes")
+            raise PermanentError(f"{shown(self._uri)} is over the limit of {self._size_max} bytes")
         return chunk
 
 
@@ -168,10 +168,10 @@ def admit(address: str) -> httpx.URL:
     except _NO_URL:
         raise PermanentError("the address is no URL") from None  # It may tell a password.
     if url.scheme not in ("http", "https") or not host:
-        raise PermanentError(f"{_shown(address)} must be http:// or https:// and a host")
+        raise PermanentError(f"{shown(address)} must be http:// or https:// and a host")
     if url.userinfo:
         raise PermanentError(
-            f"{_shown(address)} carries a user or a password",
+            f"{shown(address)} carries a user or a password",
             hint="a job's payload is no place for one: use a signed link, or S3",
         )
     return url
@@ -182,9 +182,9 @@ def _next(url: httpx.URL, location: str, uri: str) -> str:
     try:
         target = url.join(location)
     except _NO_URL:
-        raise PermanentError(f"{_shown(uri)} redirects to an address that is no URL") from None
+        raise PermanentError(f"{shown(uri)} redirects to an address that is no URL") from None
     if url.scheme == "https" and target.scheme == "http":
-        raise PermanentError(f"{_shown(uri)} redirects from https to http, where anyone may read")
+        raise PermanentError(f"{shown(uri)} redirects from https to http, where anyone may read")
     return str(target)
 
 
@@ -205,9 +205,9 @@ def _require_success(answer: httpx.Response, uri: str) -> httpx.Response:
     if status == 200:
         return answer
     answer.close()
-    told = f"{_shown(uri)} answered {status} {answer.reason_phrase}".rstrip()
+    told = f"{shown(uri)} answered {status} {answer.reason_phrase}".rstrip()
     if status in (404, 410):
-        raise ContractError(f"{_shown(uri)} does not exist: it answered {status}")
+        raise ContractError(f"{shown(uri)} does not exist: it answered {status}")
     if status >= 500 or status in _LATER:
         raise TransientError(told)
     if status in (401, 403):
@@ -220,18 +220,9 @@ def _size(answer: httpx.Response) -> int | None:
     return int(text) if text.isdecimal() else None
 
 
-def _shown(uri: str) -> str:
-    """Give an address fit for a log: without user, password, query and fragment."""
-    try:
-        url = httpx.URL(uri)
-    except httpx.InvalidURL:
-        return "the address"
-    return str(url.copy_with(username=None, password=None, query=None, fragment=None))
-
-
 def _read_only(uri: str) -> PermanentError:
     return PermanentError(
-        f"{_shown(uri)} cannot be written: HTTP is read only",
+        f"{shown(uri)} cannot be written: HTTP is read only",
         hint="name a file:///… or s3://… target",
     )
 
@@ -242,5 +233,5 @@ def _faults(uri: str) -> Iterator[None]:
         yield
     except _AWAY as fault:
         raise TransientError(
-            f"{_shown(uri)} does not answer: {fault or type(fault).__name__}"
+            f"{shown(uri)} does not answer: {fault or type(fault).__name__}"
         ) from fault

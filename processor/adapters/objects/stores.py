@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from processor.contracts.claims import ObjectStat, ObjectStore, Put, Reader, Stream
+from processor.contracts.uris import shown
 from processor.errors import PermanentError
 from processor.settings import S3Settings, Settings
 
@@ -100,7 +101,7 @@ class Objects:
 
             return HttpSource(self._settings.http)
         raise PermanentError(
-            f"no object store serves the URI {uri.partition('?')[0]!r}",
+            f"no object store serves the URI {shown(uri)!r}",
             hint="use file:///path, s3://bucket/key, or http(s)://… for reading",
         )
 
