@@ -1,4 +1,4 @@
-"""Settings that protect: what `http(s)` sources may reach, and the keys of tagged fields."""
+"""Settings that protect: what jobs may read, write and fetch, and the keys of tagged fields."""
 
 from __future__ import annotations
 
@@ -13,6 +13,19 @@ from processor.section import Bytes, Seconds, Section, Texts
 
 _KMS_KEY = re.compile(r"arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key/[A-Za-z0-9-]+")
 _HOST = re.compile(r"(\*\.)?[a-z0-9]([a-z0-9_.-]*[a-z0-9])?")
+
+
+def _folders(entries: tuple[str, ...]) -> tuple[str, ...]:
+    for entry in entries:
+        if not Path(entry).is_absolute():
+            raise ValueError(f"`{entry}` is no absolute path such as /srv/in")
+    return entries
+
+
+class FileSettings(Section):
+    """Which of a worker's files jobs may name."""
+
+    folders: Annotated[Texts, AfterValidator(_folders)] = ()  # Read and written, at any depth.
 
 
 def _hosts(entries: tuple[str, ...]) -> tuple[str, ...]:

@@ -193,10 +193,10 @@ class Served:
         decoder = Decoder(self._registry, schemas, keys=keys)
         own = self._settings.registry.subjects == "topic"
         admit = OwnSubjects(self._registry) if own else any_subject
-        objects: ObjectStore = Objects(self._settings)
-        claimed = objects
+        objects: ObjectStore = Objects(self._settings, for_jobs=True)
+        claimed: ObjectStore = Objects(self._settings)
         if tracing is not None:
-            claimed = TracedObjects(objects, tracing, "claim")
+            claimed = TracedObjects(claimed, tracing, "claim")
             objects = TracedObjects(objects, tracing, "object")
         runs = Runner if tracing is None else partial(TracedRunner, tracing=tracing)
         quick = Quick(

@@ -24,7 +24,7 @@ from pydantic import (
 
 from processor.errors import UsageError
 from processor.kafka_rules import kafka_fault
-from processor.protection import EncryptionSettings, HttpSettings
+from processor.protection import EncryptionSettings, FileSettings, HttpSettings
 from processor.section import Bytes, Seconds, Section
 from processor.section import parse_bytes as parse_bytes  # Known by this module's name.
 from processor.section import parse_duration as parse_duration
@@ -193,6 +193,7 @@ class Settings(Section):
     kafka: dict[str, Any] = Field(default_factory=lambda: {"bootstrap.servers": "127.0.0.1:9092"})
     registry: RegistrySettings = RegistrySettings()
     s3: S3Settings = S3Settings()
+    files: FileSettings = FileSettings()
     http: HttpSettings = HttpSettings()
     encryption: EncryptionSettings = EncryptionSettings()
     claims: ClaimSettings = ClaimSettings()

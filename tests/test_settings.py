@@ -417,6 +417,16 @@ def test_list_comes_from_the_file_and_from_the_environment(folder: Path):
     assert settings.http.networks == ("127.0.0.0/8", "::1/128")
 
 
+def test_folder_of_jobs_is_an_absolute_path(folder: Path):
+    assert load(folder).files.folders == ()
+    write(folder, '[files]\nfolders = ["/srv/in"]\n')
+    assert load(folder, {"PROCESSOR_FILES_FOLDERS": "/a, /b"}).files.folders == ("/a", "/b")
+
+    write(folder, '[files]\nfolders = ["/srv/in", "out"]\n')
+    with pytest.raises(UsageError, match="`out` is no absolute path"):
+        load(folder)
+
+
 @pytest.mark.parametrize(
     ("table", "told"),
     [

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
+from processor.contracts.uris import shown
 from processor.errors import ContractError, PermanentError, StoreUnavailable
 from processor.model import Claim
 
@@ -264,7 +265,7 @@ class ClaimStore:
         name = claim.uri.removeprefix(f"{self._base}/")
         if name == claim.uri or not _NAME.fullmatch(name):
             raise ContractError(
-                f"the claim {claim.uri!r} is not a name under the claim store {self._base}",
+                f"the claim {shown(claim.uri)!r} is not a name under the claim store {self._base}",
                 hint="producers and workers must be configured with the same claim store",
             )
         if claim.size > size_max:

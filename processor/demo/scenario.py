@@ -22,7 +22,7 @@ from processor.contracts.builtin import schema_directories, topic_directories
 from processor.contracts.schemas import SchemaSet
 from processor.contracts.subjects import declared_subjects
 from processor.contracts.topics import Topic, TopicSet
-from processor.demo.sources import Wish, flaky_server, wishes
+from processor.demo.sources import ROOT, Wish, flaky_server, wishes
 from processor.demo.verdict import Order, Verdict, judge
 from processor.engine.submit import NewJob, Refused
 from processor.errors import ProcessorError
@@ -103,6 +103,7 @@ def _settings(folder: Path, stack: Stack) -> Settings:
     tables = tables.replace("[kafka]\n", f"[kafka]\n{quick}")
     top = f'topics_dir = "{(folder / "topics").resolve()}"\n'
     more = '[worker]\ngroup = "demo"\n[log]\nformat = "json"\n'
+    more += f"[files]\nfolders = {json.dumps([str(ROOT)])}\n"
     more += '[http]\nnetworks = ["127.0.0.0/8"]\n'  # Where the sources' server is.
     (folder / "processor.toml").write_text(f"{top}{tables}\n{more}")
     return load_settings(folder=folder, environ={})

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+ROOT = Path(sysconfig.get_path("stdlib")).resolve()
 FILES_MAX = 2000
 FLAKY = 40  # Files whose server fails twice before it gives them.
 BROKEN = 5  # Files whose server never gives them.
@@ -31,22 +32,21 @@ class Wish:
 
 def wishes(server: str) -> list[Wish]:
     """List the standard library's files, keyed by folder, and those that fail, with own keys."""
-    root = Path(sysconfig.get_path("stdlib"))
-    paths = [path for path in sorted(root.rglob("*")) if _wanted(path.relative_to(root), path)]
+    paths = [path for path in sorted(ROOT.rglob("*")) if _wanted(path.relative_to(ROOT), path)]
     plain, flaky = paths[:-FLAKY][:FILES_MAX], paths[-FLAKY:]
     found = [
-        Wish(path.as_uri(), str(path.parent.relative_to(root)), _name(path, root), path)
+        Wish(path.as_uri(), str(path.parent.relative_to(ROOT)), _name(path, ROOT), path)
         for path in plain
     ]
     found += [
-        Wish(f"{server}/flaky{quote(str(path))}", f"flaky-{n}", f"flaky/{_name(path, root)}", path)
+        Wish(f"{server}/flaky{quote(str(path))}", f"flaky-{n}", f"flaky/{_name(path, ROOT)}", path)
         for n, path in enumerate(flaky)
     ]
     found += [
         Wish(f"{server}/broken/{n}", f"broken-{n}", f"broken/{n}", None) for n in range(BROKEN)
     ]
     found += [
-        Wish((root / f"no-such-file-{n}").as_uri(), f"missing-{n}", f"missing/{n}", None)
+        Wish((ROOT / f"no-such-file-{n}").as_uri(), f"missing-{n}", f"missing/{n}", None)
         for n in range(MISSING)
     ]
     step = max(1, len(plain) // (FLAKY + BROKEN + MISSING))
@@ -57,6 +57,8 @@ def wishes(server: str) -> list[Wish]:
 
 def _wanted(relative: Path, path: Path) -> bool:
     hidden = {"site-packages", "dist-packages", "__pycache__"}
+    if not path.resolve().is_relative_to(ROOT):  # Some systems link to a file of /etc.
+        return False
     return hidden.isdisjoint(relative.parts) and path.is_file()
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from processor.contracts.claims import verified
+from processor.contracts.uris import shown
 from processor.errors import JobTimeout, TransientError, UsageError
 from processor.model import ObjectRef
 
@@ -120,7 +121,7 @@ class JobContext:
         with ctx.open(payload.source) as stream: ...
         """
         with self.objects.open(ref.uri) as stream:
-            yield verified(stream, size=ref.size, sha256=ref.sha256, name=ref.uri)
+            yield verified(stream, size=ref.size, sha256=ref.sha256, name=shown(ref.uri))
 
     def progress(self, done: float, total: float | None = None) -> None:
         """Say how far the job is; cheap enough to call for every chunk."""

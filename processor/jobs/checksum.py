@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
+from processor.contracts.uris import shown
 from processor.errors import Reject
 from processor.jobs.copy import Context, measure
 from processor.model import ObjectRef
@@ -33,9 +34,10 @@ def checksum(payload: ObjectChecksum, ctx: Context) -> dict[str, Any]:
             f"the checksum algorithm {algorithm!r} is not known",
             hint="one of " + ", ".join(ALGORITHMS),
         )
+    name = shown(source.uri)
     size, sums = measure(source.uri, ctx, total=source.size, algorithms={"sha256", algorithm})
     if source.size is not None and size != source.size:
-        raise Reject(f"{source.uri} has {size} bytes, expected {source.size}")
+        raise Reject(f"{name} has {size} bytes, expected {source.size}")
     if source.sha256 is not None and sums["sha256"] != source.sha256:
-        raise Reject(f"{source.uri} has sha256 {sums['sha256']}, expected {source.sha256}")
-    return {"uri": source.uri, "size": size, **sums}
+        raise Reject(f"{name} has sha256 {sums['sha256']}, expected {source.sha256}")
+    return {"uri": name, "size": size, **sums}

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from processor.contracts.claims import CHUNK_BYTES, ObjectStat, ObjectStore, Stream
+from processor.contracts.uris import shown
 from processor.errors import Reject
 from processor.model import ObjectRef
 
@@ -62,7 +63,7 @@ def copy(payload: ObjectCopy, ctx: Context) -> dict[str, Any]:
         )
     if not put.created:  # Another writer was quicker.
         return _already_there(source, target, ObjectStat(put.size, put.sha256), ctx)
-    return {"uri": target, "size": put.size, "sha256": put.sha256, "copied": True}
+    return {"uri": shown(target), "size": put.size, "sha256": put.sha256, "copied": True}
 
 
 def measure(
@@ -120,7 +121,7 @@ def _already_there(
         sha256 = sums["sha256"]
     _require_same(target, "bytes", size, size_there)
     _require_same(target, "sha256", sha256, sha256_there)
-    return {"uri": target, "size": size_there, "sha256": sha256_there, "copied": False}
+    return {"uri": shown(target), "size": size_there, "sha256": sha256_there, "copied": False}
 
 
 def _require_same(
@@ -128,6 +129,6 @@ def _require_same(
 ) -> None:
     if expected is not None and found is not None and expected != found:
         raise Reject(
-            f"{target} exists with other content: {what} {found}, expected {expected}",
+            f"{shown(target)} exists with other content: {what} {found}, expected {expected}",
             hint="objects are never overwritten: choose another target, or remove this one",
         )

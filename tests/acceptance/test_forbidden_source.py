@@ -44,3 +44,25 @@ def test_source_that_jobs_may_not_reach_is_a_dead_letter_at_once(project: Projec
     assert "loopback, not public: jobs may not reach it" in letter["error_message"]
     assert "s3cret" not in str(letter)
     assert Counting.asked == 0
+
+
+def test_file_that_jobs_may_not_read_is_a_dead_letter_at_once(project: Project) -> None:
+    topic = project.add_topic("files", ["object.copy", "object.checksum"])
+    (project.folder / "large").write_text("a large input")
+    project.provision()
+    worker = project.start("work", "processor.jobs:app", "--topic", topic)
+    stolen = {
+        "source": {"uri": "file:///proc/self/environ"},
+        "target": (project.folder / "stolen").as_uri(),
+    }
+
+    ran = project.run("submit", "object.copy", "--json", json.dumps(stolen), "--wait")
+    sent = project.run("submit", "object.checksum", "--file", "large", "--wait")
+    (letter,) = project.run("dead", "list", topic, "--json").ok().rows()
+    worker.end()
+
+    assert ran.rows()[-1]["state"] == "dead"
+    assert (letter["error_class"], letter["attempts"]) == ("PermanentError", 1)
+    assert "is outside the folders that jobs may use" in letter["error_message"]
+    assert not (project.folder / "stolen").exists()
+    assert sent.rows()[-1]["state"] == "succeeded"  # The claim store needs no listing.

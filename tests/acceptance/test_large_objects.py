@@ -62,12 +62,13 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Large]:
 
 
 @pytest.fixture
-def topic(project: Project, s3: Any) -> str:
+def topic(project: Project, s3: Any, large: Large) -> str:
     """The built-in jobs on a topic of the project's own, with S3 and a claim store there."""
     project.write_settings(
         s3=s3.settings,
         claims={"store": f"s3://processor-claims/{project.name}"},
         http={"networks": ["127.0.0.0/8"]},  # The tests' web server.
+        files={"folders": [str(project.folder), str(large.path.parent)]},
     )
     name = project.add_topic("files", ["object.copy", "object.checksum"])
     project.provision()

@@ -141,6 +141,7 @@ def test_job_that_failed_twice_and_then_succeeded_is_one_trace(
     project.write_settings(
         s3=s3.settings,
         claims={"store": f"s3://processor-claims/{project.name}"},
+        files={"folders": [str(project.folder)]},
     )
     source = project.folder / "anna.txt"
     source.write_text("a source")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from typing import Any
 
 import pytest
 
@@ -74,3 +75,18 @@ def test_both_jobs_are_registered_for_the_topic_that_accepts_them() -> None:
         "object.copy": "copy",
         "object.checksum": "copy",
     }
+
+
+@pytest.mark.parametrize("source", [{"size": 1}, {"sha256": SHA256[::-1]}, {}])
+def test_signed_link_is_told_without_its_signature(source: dict[str, Any]) -> None:
+    link = "https://files.example/a?X-Amz-Signature=s3cret"
+    store = MemoryStore()
+    store.put(link, io.BytesIO(LARGE), create_only=True)
+
+    try:
+        told = str(checksum(ObjectChecksum(ObjectRef(link, **source)), JobContext(store)))
+    except Reject as refused:
+        told = str(refused)
+
+    assert "https://files.example/a" in told
+    assert "s3cret" not in told

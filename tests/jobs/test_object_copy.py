@@ -172,6 +172,20 @@ def test_cancelled_copy_stops_between_two_reads_and_leaves_nothing(target_there:
     assert (TARGET in store.objects) == target_there
 
 
+def test_target_that_is_a_signed_link_is_told_without_its_signature() -> None:
+    link = "https://files.example/a?X-Amz-Signature=s3cret"
+    store = with_objects(source=BODY)
+    store.put(link, io.BytesIO(BODY), create_only=True)
+    known, other = ObjectRef(SOURCE), ObjectRef(SOURCE, size=1)
+
+    result = copy(ObjectCopy(known, link), JobContext(store))
+    with pytest.raises(Reject, match=r"https://files.example/a exists") as refused:
+        copy(ObjectCopy(other, link), JobContext(store))
+
+    assert result["uri"] == "https://files.example/a"
+    assert "s3cret" not in str(refused.value)
+
+
 def test_file_is_copied_to_a_file(tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(LARGE)
     payload = ObjectCopy(

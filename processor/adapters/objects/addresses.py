@@ -2,7 +2,8 @@
 
 Rule 1: only public addresses, and those of the networks that the settings name.
 Rule 2: an address that carries another one is judged by what it carries, or refused.
-Rule 3: a cloud's metadata service is never reached, whatever the settings say.
+Rule 3: a cloud's metadata service is never reached, whatever the settings say, and however it is
+        carried.
 Rule 4: a host must be one of the settings' hosts, however it is written.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from processor.errors import PermanentError
 
@@ -18,19 +19,21 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 # Who asks these is told credentials, or can change the machine.
-METADATA = frozenset(
+METADATA: tuple[Network, ...] = tuple(
     map(
-        ipaddress.ip_address,
+        ipaddress.ip_network,
         (
-            "169.254.169.254",  # AWS, Azure, Google, OpenStack and others.
-            "169.254.170.2",  # AWS: the task's role.
-            "169.254.170.23",  # AWS: the pod's role.
+            "169.254.0.0/16",  # AWS, Azure, Google, OpenStack, Scaleway, Tencent and others.
+            "fe80::/10",  # OpenStack. What one of these names differs from machine to machine.
             "100.100.100.200",  # Alibaba.
             "168.63.129.16",  # Azure: the host's agent, in the midst of public addresses.
             "192.0.0.192",  # Oracle.
+            "fd00:c1::a9fe:a9fe",  # Oracle.
             "fd00:ec2::254",  # AWS.
             "fd00:ec2::23",  # AWS: the pod's role.
             "fd20:ce::254",  # Google.
+            "fd00:42::42",  # Scaleway.
+            "fd00:a9fe:a9fe::1",  # Linode.
         ),
     )
 )
@@ -74,6 +77,18 @@ _SPECIAL: tuple[tuple[Network, str], ...] = tuple(
 _PUBLIC_IPV6 = ipaddress.IPv6Network("2000::/3")  # No other is given to anybody.
 _MAPPED: Network = ipaddress.IPv6Network("::ffff:0:0/96")
 _NAT64: Network = ipaddress.IPv6Network("64:ff9b::/96")
+_OWN_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
+_TEREDO = ipaddress.IPv6Network("2001::/32")
+# Networks whose addresses carry an IPv4 one, and how many bits stand behind it.
+_CARRYING: tuple[tuple[Network, int], ...] = (
+    (ipaddress.IPv6Network("::/96"), 0),  # Compatible.
+    (_MAPPED, 0),
+    (ipaddress.IPv6Network("::ffff:0:0:0/96"), 0),  # Translated.
+    (_NAT64, 0),
+    (_OWN_NAT64, 0),
+    (ipaddress.IPv6Network("2002::/16"), 80),  # 6to4.
+    (_TEREDO, 64),  # The server; the client stands at the end, inverted.
+)
 _ISATAP = 0x5EFE  # In the third quarter of the address, with or without the bit for "universal".
 # A last label of digits makes a name an IPv4 address to a resolver: 2130706433, 0x7f.1, 0177.0.0.1.
 _NUMERIC = re.compile(r"(.*\.)?(\d+|0x[0-9a-f]*)", re.IGNORECASE)
@@ -107,14 +122,17 @@ class Admission:
 
     def check_address(self, host: str, address: Address) -> None:
         """Refuse an address that is neither public nor of a network that the settings name."""
-        carried = _carried(address)
-        if address in METADATA or carried in METADATA:
-            raise PermanentError(f"`{host}` is a metadata service, which no job may reach")
+        if any(each in network for each in (address, *_carried(address)) for network in METADATA):
+            raise PermanentError(
+                f"`{host}` has the address {address}, which is link-local or a metadata service:"
+                " no job may reach it"
+            )
+        judged = _judged(address)
         # A mapped address is the carried one to this machine; a NAT64 one is a gateway's business.
-        meant = carried if address in _MAPPED else address
+        meant = judged if address in _MAPPED else address
         if any(meant in network for network in self._networks):
             return
-        what = _special(carried)
+        what = _special(judged)
         if what is not None:
             raise PermanentError(
                 f"`{host}` has the address {address}, which is {what}: jobs may not reach it",
@@ -129,7 +147,24 @@ def _literal(host: str) -> Address | None:
         return None
 
 
-def _carried(address: Address) -> Address:
+def _carried(address: Address) -> Iterator[Address]:
+    """Give every IPv4 address that an IPv6 address may carry."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return
+    bits = int(address)
+    places = [bits >> behind for network, behind in _CARRYING if address in network]
+    if address in _OWN_NAT64:
+        # RFC 6052 has it follow a prefix of 48, 56 or 64 bits, and keeps the ninth octet free.
+        joined = bits >> 64 << 56 | bits & (1 << 56) - 1
+        places += [joined >> behind for behind in (40, 32, 24)]
+    if address in _TEREDO:
+        places.append(~bits)
+    if _is_isatap(bits):
+        places.append(bits)
+    yield from (ipaddress.IPv4Address(each & 0xFFFF_FFFF) for each in places)
+
+
+def _judged(address: Address) -> Address:
     """Give the IPv4 address that a mapped or a NAT64 address stands for; else the address."""
     if address in _MAPPED or address in _NAT64:
         return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
@@ -144,6 +179,10 @@ def _special(address: Address) -> str | None:
     if isinstance(address, ipaddress.IPv6Address):
         if address not in _PUBLIC_IPV6:
             return "not public"
-        if (int(address) >> 32) & 0xFDFF_FFFF == _ISATAP:
+        if _is_isatap(int(address)):
             return "ISATAP, which carries another"
     return None
+
+
+def _is_isatap(bits: int) -> bool:
+    return (bits >> 32) & 0xFDFF_FFFF == _ISATAP

@@ -3,6 +3,9 @@
 An object appears under its name whole or not at all: it is written to a hidden file beside it,
 synced, then linked (create only) or renamed (replace) into place, and the folder is synced. A
 writer that is killed leaves at most a hidden `.processor-….part`, which no name refers to.
+
+Links are resolved before a path is judged. Then its folders are opened one by one and no link is
+followed any more, so what is changed in the meantime leads nowhere else.
 """
 
 from __future__ import annotations
@@ -11,13 +14,14 @@ import errno
 import os
 import stat as modes
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from processor.contracts.claims import CHUNK_BYTES, ObjectStat, Put, Reader, Stream, verified
+from processor.contracts.uris import shown
 from processor.errors import ContractError, PermanentError, StoreUnavailable
 
 # The disk's or the operator's trouble, which time or a person heals; no job is to blame.
@@ -30,19 +34,31 @@ _OUTAGES |= {
     errno.ENXIO,
     errno.EHOSTDOWN,
 }
+_MISSING = {errno.ENOENT, errno.ENOTDIR}
+# A folder on the way need not be readable, where the system can tell the two apart.
+_FOLDER = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
+_ANYWHERE = (Path("/"),)
 
 
 class FileStore:
-    """An object store on a file system. `roots` limits it to these folders; none means anywhere."""
+    """An object store on a file system.
 
-    def __init__(self, roots: Sequence[Path] = ()) -> None:
-        self._roots = [root.resolve() for root in roots]
+    Only what is below `folders` is used, and what is below `read_only` is read, too. Without
+    `folders` that is anything.
+    """
+
+    def __init__(
+        self, folders: Sequence[Path] = _ANYWHERE, *, read_only: Sequence[Path] = ()
+    ) -> None:
+        self._written = folders
+        self._read = [*folders, *read_only]
 
     def open(self, uri: str) -> Reader:
         """Open a regular file; a folder, device or pipe is a PermanentError."""
-        with _faults(uri):
-            # Without O_NONBLOCK, opening a pipe would wait for a writer that never comes.
-            file = os.open(self._path(uri), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        # Without O_NONBLOCK, opening a pipe would wait for a writer that never comes.
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+        with _faults(uri), _place(uri, self._read) as (folder, name):
+            file = os.open(name, flags, dir_fd=folder)
             try:
                 _require_regular(os.fstat(file), uri)
             except BaseException:
@@ -52,10 +68,10 @@ class FileStore:
 
     def stat(self, uri: str) -> ObjectStat | None:
         """Tell a file's size. Its SHA-256 is not known without reading it."""
-        path = self._path(uri)
         with _faults(uri):
             try:
-                status = path.stat()
+                with _place(uri, self._read) as (folder, name):
+                    status = os.stat(name, dir_fd=folder, follow_symlinks=False)
             except (FileNotFoundError, NotADirectoryError):
                 return None
             _require_regular(status, uri)
@@ -73,18 +89,17 @@ class FileStore:
         create_only: bool,
     ) -> Put:
         """Write the file, synced to disk before its name appears. Missing folders are made."""
-        path = self._path(uri)
         if create_only and (existing := self.stat(uri)) is not None:
             return Put(uri, existing.size, existing.sha256, created=False)
         checked = verified(stream, size=size, sha256=sha256, name=f"the content for {uri}")
-        part = path.with_name(f".processor-{uuid.uuid4().hex}.part")
-        with _faults(uri):
-            _make_folder(path.parent)
+        part = f".processor-{uuid.uuid4().hex}.part"
+        with _faults(uri, missing=()), _place(uri, self._written, make=True) as (folder, name):
             try:
-                _write(part, checked)
-                created = _publish(part, path, create_only=create_only)
+                _write(folder, part, checked)
+                created = _publish(folder, part, name, create_only=create_only)
             finally:
-                part.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):
+                    os.unlink(part, dir_fd=folder)
         if not created:
             existing = self.stat(uri)
             return Put(uri, existing.size if existing else None, None, created=False)
@@ -92,22 +107,13 @@ class FileStore:
 
     def delete(self, uri: str) -> None:
         """Remove the file; its folder stays."""
-        path = self._path(uri)
-        with _faults(uri):
-            path.unlink(missing_ok=True)
-            if path.parent.exists():
-                _sync_folder(path.parent)
-
-    def _path(self, uri: str) -> Path:
-        path = path_of(uri)
-        if self._roots:
-            resolved = path.resolve()
-            if not any(resolved.is_relative_to(root) for root in self._roots):
-                raise PermanentError(
-                    f"{uri} is outside the folders that may be used",
-                    hint="allowed: " + ", ".join(str(root) for root in self._roots),
-                )
-        return path
+        with (
+            _faults(uri),
+            suppress(FileNotFoundError, NotADirectoryError),
+            _place(uri, self._written) as (folder, name),
+        ):
+            os.unlink(name, dir_fd=folder)
+            _sync(folder)
 
 
 class FileReader:
@@ -151,42 +157,76 @@ def path_of(uri: str) -> Path:
     elif path.endswith("/"):
         fault = "names a folder"
     if fault is not None:
-        raise PermanentError(f"the URI {uri!r} {fault}", hint="e.g. file:///srv/objects/report.csv")
+        raise PermanentError(
+            f"the URI {shown(uri)!r} {fault}", hint="e.g. file:///srv/objects/report.csv"
+        )
     return Path(path)
 
 
-def _write(part: Path, stream: Stream) -> None:
-    with part.open("xb") as file:
+@contextmanager
+def _place(uri: str, folders: Sequence[Path], *, make: bool = False) -> Iterator[tuple[int, str]]:
+    """Open the folder that a file is in, and give it with the file's name in it."""
+    path = _resolved(path_of(uri))
+    root = next((each for each in map(_resolved, folders) if each in path.parents), None)
+    if root is None:
+        raise PermanentError(
+            f"{uri} is outside the folders that jobs may use (files.folders)",
+            hint="an operator can add its folder to files.folders (docs/objects.md)",
+        )
+    folder = os.open(root, _FOLDER)
+    try:
+        for name in path.relative_to(root).parts[:-1]:
+            inner = _enter(folder, name, make=make)
+            os.close(folder)
+            folder = inner
+        yield folder, path.name
+    finally:
+        os.close(folder)
+
+
+def _resolved(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # Path.resolve() raises where links lead round in a circle.
+
+
+def _enter(folder: int, name: str, *, make: bool) -> int:
+    """Open a folder in a folder; one that has to be made is synced into it."""
+    try:
+        return os.open(name, _FOLDER, dir_fd=folder)
+    except FileNotFoundError:
+        if not make:
+            raise
+    with suppress(FileExistsError):  # Another writer was quicker.
+        os.mkdir(name, dir_fd=folder)
+        _sync(folder)
+    return os.open(name, _FOLDER, dir_fd=folder)
+
+
+def _write(folder: int, part: str, stream: Stream) -> None:
+    created = os.open(
+        part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=folder
+    )
+    with os.fdopen(created, "wb") as file:
         while chunk := stream.read(CHUNK_BYTES):
             file.write(chunk)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _publish(part: Path, path: Path, *, create_only: bool) -> bool:
+def _publish(folder: int, part: str, name: str, *, create_only: bool) -> bool:
     """Give the finished file its name. Linking fails where the name exists: one writer creates."""
     if create_only:
         try:
-            os.link(part, path)
+            os.link(part, name, src_dir_fd=folder, dst_dir_fd=folder)
         except FileExistsError:
             return False
     else:
-        part.replace(path)
-    _sync_folder(path.parent)
+        os.replace(part, name, src_dir_fd=folder, dst_dir_fd=folder)
+    _sync(folder)
     return True
 
 
-def _make_folder(folder: Path) -> None:
-    """Make a folder and those above it, each synced into its parent."""
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
-    _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def _sync(folder: int) -> None:
+    descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
     try:
         os.fsync(descriptor)
     finally:
@@ -199,13 +239,13 @@ def _require_regular(status: os.stat_result, uri: str) -> None:
 
 
 @contextmanager
-def _faults(uri: str) -> Iterator[None]:
+def _faults(uri: str, *, missing: Collection[int] = _MISSING) -> Iterator[None]:
     """Tell the system's faults as ours: missing, away, or not to be touched."""
     try:
         yield
     except OSError as fault:
         reason = fault.strerror or str(fault)
-        if fault.errno in (errno.ENOENT, errno.ENOTDIR):
+        if fault.errno in missing:
             raise ContractError(f"{uri} does not exist") from fault
         if fault.errno in _OUTAGES:
             raise StoreUnavailable(

@@ -20,6 +20,7 @@ import httpcore
 import httpx
 
 from processor.adapters.objects.addresses import Address, Admission
+from processor.errors import PermanentError
 
 Resolve = Callable[[str, int], list[Address]]
 
@@ -115,7 +116,9 @@ class _Pinning(httpcore.NetworkBackend):
         self._admission.check_host(host)  # Here, for what is not connected to is not reached.
         try:
             addresses = self._resolve(host, port)
-        except (OSError, UnicodeError) as fault:
+        except UnicodeError as fault:
+            raise PermanentError(f"`{host}` is no name that a host can have") from fault
+        except OSError as fault:
             raise httpcore.ConnectError(f"`{host}` has no address: {fault}") from fault
         # All of them: a name with a public and a private address is up to something.
         for address in addresses:

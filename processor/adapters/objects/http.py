@@ -2,8 +2,7 @@
 
 A job's URL is a stranger's: what it may reach is decided in addresses.py, and kept to in guard.py.
 A server that fails or does not answer is a plain TransientError and not StoreUnavailable: it is
-somebody else's, and its outage must not pause the queue for all other jobs. Addresses are shown in
-faults without their query and password, for a signed link is a secret.
+somebody else's, and its outage must not pause the queue for all other jobs.
 """
 
 from __future__ import annotations
@@ -19,13 +18,17 @@ import httpx
 from processor.adapters.objects.addresses import Admission
 from processor.adapters.objects.guard import GuardedTransport, Resolve, in_time, resolved
 from processor.contracts.claims import CHUNK_BYTES, ObjectStat, Put, Reader, Stream
+from processor.contracts.uris import shown
 from processor.errors import ContractError, PermanentError, TransientError, UsageError
 from processor.protection import HttpSettings
 
 NO_HEAD = (405, 501)  # A server that answers so to HEAD may well answer GET.
 REDIRECTS_MAX = 5
 TIMEOUT = httpx.Timeout(connect=10.0, read=60.0, write=10.0, pool=10.0)
+# Identity: the bytes that are hashed must be the object's own, not a transfer's compression.
+HEADERS = {"accept": "*/*", "accept-encoding": "identity", "user-agent": "processor"}
 _LATER = {408, 425, 429}
+_NO_URL = (httpx.InvalidURL, UnicodeError)  # A host such as `xn--a` is found out only when read.
 _AWAY = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError)
 
 
@@ -42,15 +45,9 @@ class HttpSource:
         self._size_max = settings.size_max
         self._seconds_max = settings.timeout_seconds
         admission = Admission(settings.hosts, settings.networks)
-        # trust_env=False: no proxy or .netrc of the environment speaks for a job's URL. Identity:
-        # the bytes that are hashed must be the object's own, not a transfer's compression.
-        self._client = httpx.Client(
-            transport=GuardedTransport(admission, _tls(settings), resolve=resolve),
-            timeout=TIMEOUT,
-            trust_env=False,
-            follow_redirects=False,
-            headers={"accept-encoding": "identity", "user-agent": "processor"},
-        )
+        # No httpx.Client: it would keep one job's cookies and send them for the next, ask the
+        # environment for proxies and a .netrc, and log whole URLs.
+        self._transport = GuardedTransport(admission, _tls(settings), resolve=resolve)
 
     def open(self, uri: str) -> Reader:
         """Ask for an object; its body is fetched as it is read."""
@@ -60,7 +57,7 @@ class HttpSource:
         if size is not None and size > self._size_max:
             answer.close()
             raise PermanentError(
-                f"{_shown(uri)} has {size} bytes, over the limit of {self._size_max}"
+                f"{shown(uri)} has {size} bytes, over the limit of {self._size_max}"
             )
         return HttpReader(answer, uri, size_max=self._size_max, until=until)
 
@@ -98,15 +95,18 @@ class HttpSource:
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.close()
+        self._transport.close()
 
     def _ask(self, method: str, uri: str, until: float) -> httpx.Response:
         """Send one request, following a few redirects; each address must be admitted."""
         address = uri
         for _ in range(REDIRECTS_MAX + 1):
             url = admit(address)
+            request = httpx.Request(
+                method, url, headers=HEADERS, extensions={"timeout": TIMEOUT.as_dict()}
+            )
             with _faults(uri), in_time(until):
-                answer = self._client.send(self._client.build_request(method, url), stream=True)
+                answer = self._transport.handle_request(request)
             if method == "HEAD" and answer.status_code in NO_HEAD:
                 answer.close()
                 return answer
@@ -114,7 +114,7 @@ class HttpSource:
                 return _require_success(answer, uri)
             answer.close()
             address = _next(url, answer.headers["location"], uri)
-        raise PermanentError(f"{_shown(uri)} redirects more than {REDIRECTS_MAX} times")
+        raise PermanentError(f"{shown(uri)} redirects more than {REDIRECTS_MAX} times")
 
 
 class HttpReader:
@@ -153,7 +153,7 @@ class HttpReader:
             chunk = next(self._chunks, b"")
         self._count += len(chunk)
         if self._count > self._size_max:
-            raise PermanentError(f"{_shown(self._uri)} is over the limit of {self._size_max} bytes")
+            raise PermanentError(f"{shown(self._uri)} is over the limit of {self._size_max} bytes")
         return chunk
 
 
@@ -164,13 +164,14 @@ def admit(address: str) -> httpx.URL:
     """
     try:
         url = httpx.URL(address)
-    except httpx.InvalidURL:
+        host = url.host
+    except _NO_URL:
         raise PermanentError("the address is no URL") from None  # It may tell a password.
-    if url.scheme not in ("http", "https") or not url.host:
-        raise PermanentError(f"{_shown(address)} must be http:// or https:// and a host")
+    if url.scheme not in ("http", "https") or not host:
+        raise PermanentError(f"{shown(address)} must be http:// or https:// and a host")
     if url.userinfo:
         raise PermanentError(
-            f"{_shown(address)} carries a user or a password",
+            f"{shown(address)} carries a user or a password",
             hint="a job's payload is no place for one: use a signed link, or S3",
         )
     return url
@@ -178,9 +179,12 @@ def admit(address: str) -> httpx.URL:
 
 def _next(url: httpx.URL, location: str, uri: str) -> str:
     """Give the address that a redirect leads to."""
-    target = url.join(location)  # The client has found it to be a URL.
+    try:
+        target = url.join(location)
+    except _NO_URL:
+        raise PermanentError(f"{shown(uri)} redirects to an address that is no URL") from None
     if url.scheme == "https" and target.scheme == "http":
-        raise PermanentError(f"{_shown(uri)} redirects from https to http, where anyone may read")
+        raise PermanentError(f"{shown(uri)} redirects from https to http, where anyone may read")
     return str(target)
 
 
@@ -201,9 +205,9 @@ def _require_success(answer: httpx.Response, uri: str) -> httpx.Response:
     if status == 200:
         return answer
     answer.close()
-    told = f"{_shown(uri)} answered {status} {answer.reason_phrase}".rstrip()
+    told = f"{shown(uri)} answered {status} {answer.reason_phrase}".rstrip()
     if status in (404, 410):
-        raise ContractError(f"{_shown(uri)} does not exist: it answered {status}")
+        raise ContractError(f"{shown(uri)} does not exist: it answered {status}")
     if status >= 500 or status in _LATER:
         raise TransientError(told)
     if status in (401, 403):
@@ -216,18 +220,9 @@ def _size(answer: httpx.Response) -> int | None:
     return int(text) if text.isdecimal() else None
 
 
-def _shown(uri: str) -> str:
-    """Give an address fit for a log: without user, password, query and fragment."""
-    try:
-        url = httpx.URL(uri)
-    except httpx.InvalidURL:
-        return "the address"
-    return str(url.copy_with(username=None, password=None, query=None, fragment=None))
-
-
 def _read_only(uri: str) -> PermanentError:
     return PermanentError(
-        f"{_shown(uri)} cannot be written: HTTP is read only",
+        f"{shown(uri)} cannot be written: HTTP is read only",
         hint="name a file:///… or s3://… target",
     )
 
@@ -236,7 +231,7 @@ def _read_only(uri: str) -> PermanentError:
 def _faults(uri: str) -> Iterator[None]:
     try:
         yield
-    except (httpx.TransportError, *_AWAY) as fault:
+    except _AWAY as fault:
         raise TransientError(
-            f"{_shown(uri)} does not answer: {fault or type(fault).__name__}"
+            f"{shown(uri)} does not answer: {fault or type(fault).__name__}"
         ) from fault

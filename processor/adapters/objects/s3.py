@@ -37,6 +37,7 @@ from processor.contracts.claims import (
     Verified,
     verified,
 )
+from processor.contracts.uris import shown
 from processor.errors import ContractError, PermanentError, ProcessorError, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -327,9 +328,9 @@ def _name(uri: str) -> dict[str, Any]:
     """Give the bucket and key that a URI names, as the client's arguments."""
     scheme, _, rest = uri.partition("://")
     bucket, _, key = rest.partition("/")
-    if scheme != "s3" or not bucket or not key:
+    if scheme != "s3" or not bucket or not key or "@" in bucket:
         raise PermanentError(
-            f"the URI {uri!r} must be s3:// and a bucket and a key",
+            f"the URI {shown(uri)!r} must be s3:// and a bucket and a key",
             hint="e.g. s3://reports/2025/june.csv",
         )
     return {"Bucket": bucket, "Key": key}

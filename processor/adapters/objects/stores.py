@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from processor.contracts.claims import ObjectStat, ObjectStore, Put, Reader, Stream
+from processor.contracts.uris import shown
 from processor.errors import PermanentError
 from processor.settings import S3Settings, Settings
 
@@ -25,15 +25,14 @@ CONNECTIONS_MAX = 64
 class Objects:
     """Every object store that the settings reach: `file:///`, `s3://`, `http://` and `https://`.
 
-    Safe for threads. `file_roots` limits files to these folders; none means anywhere. `hasty` gives
+    Safe for threads. `for_jobs` holds files to `files.folders`, and to the claim store for reading:
+    whoever submits a job writes its URIs. What an operator names needs no such leave. `hasty` gives
     an S3 that does not answer up within some 10 seconds: for a person who waits.
     """
 
-    def __init__(
-        self, settings: Settings, *, file_roots: Sequence[Path] = (), hasty: bool = False
-    ) -> None:
+    def __init__(self, settings: Settings, *, for_jobs: bool = False, hasty: bool = False) -> None:
         self._settings = settings
-        self._file_roots = file_roots
+        self._for_jobs = for_jobs
         self._hasty = hasty
         self._stores: dict[str, ObjectStore] = {}
         self._making = threading.Lock()
@@ -82,9 +81,15 @@ class Objects:
     def _make(self, scheme: str, uri: str) -> ObjectStore:
         # Imported here: boto3 takes longer to import than most commands take to run.
         if scheme == "file":
-            from processor.adapters.objects.file import FileStore
+            from processor.adapters.objects.file import FileStore, path_of
 
-            return FileStore(self._file_roots)
+            if not self._for_jobs:
+                return FileStore()
+            claims = self._settings.claims.store or ""
+            return FileStore(
+                [Path(each) for each in self._settings.files.folders],
+                read_only=[path_of(claims.rstrip("/"))] if claims.startswith("file:") else [],
+            )
         if scheme == "s3":
             from processor.adapters.objects.s3 import S3Store
 
@@ -96,7 +101,7 @@ class Objects:
 
             return HttpSource(self._settings.http)
         raise PermanentError(
-            f"no object store serves the URI {uri.partition('?')[0]!r}",
+            f"no object store serves the URI {shown(uri)!r}",
             hint="use file:///path, s3://bucket/key, or http(s)://… for reading",
         )
 

@@ -81,12 +81,45 @@ def test_network_of_the_settings_is_let_pass_and_no_other(address: str) -> None:
             chosen.check_address("files.internal", ipaddress.ip_address(other))
 
 
-@pytest.mark.parametrize("address", [*sorted(map(str, METADATA)), "::ffff:169.254.169.254"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        *(str(network.network_address) for network in METADATA),
+        "169.254.169.254",
+        "169.254.42.42",
+        "169.254.0.23",
+        "fe80::a9fe:a9fe%eth0",
+        "::a9fe:a9fe",  # Compatible.
+        "::ffff:a9fe:a9fe",  # Mapped.
+        "::ffff:0:a9fe:a9fe",  # Translated.
+        "64:ff9b::a9fe:a9fe",  # NAT64.
+        "64:ff9b::a83f:8110",
+        "64:ff9b:1::a9fe:a9fe",  # A network's own NAT64, with 96 bits before it,
+        "64:ff9b:1:a9fe:a9:fe00::",  # 48,
+        "64:ff9b:1:a9:fe:a9fe::",  # 56,
+        "64:ff9b:1:0:a9:fea9:fe00:0",  # and 64.
+        "2002:a9fe:a9fe::1",  # 6to4.
+        "2001:0:a9fe:a9fe::1",  # Teredo: its server,
+        "2001::5601:5601",  # and its client.
+        "2600:1::5efe:a9fe:a9fe",  # ISATAP.
+    ],
+)
 def test_metadata_service_is_refused_whatever_the_settings_say(address: str) -> None:
-    everything = Admission(["*"], ["0.0.0.0/0", "::/0"])
+    everything = Admission(["*"], ["0.0.0.0/0", "::/0", "fc00::/7", "169.254.0.0/16"])
 
     with pytest.raises(PermanentError, match="metadata service"):
         everything.check_address("host.example", ipaddress.ip_address(address))
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["fd00:42::41", "64:ff9b::10.1.2.3", "64:ff9b:1::10.1.2.3", "2002:a01:203::", "::1", "10.1.2.3",
+     "2600:a9fe:a9fe::a9fe:a9fe"],
+)  # fmt: skip
+def test_other_address_of_a_wide_network_is_let_pass(address: str) -> None:
+    everything = Admission(["*"], ["0.0.0.0/0", "::/0"])
+
+    everything.check_address("files.internal", ipaddress.ip_address(address))
 
 
 @pytest.mark.parametrize(

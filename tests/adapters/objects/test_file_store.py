@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from processor.adapters.objects.file import FileStore, path_of
+from processor.contracts.uris import shown
 from processor.errors import ContractError, PermanentError
 from tests.adapters.objects.conformance import exercise_store, read
 
@@ -80,7 +81,7 @@ def test_uri_that_names_no_single_file_is_refused(uri: str) -> None:
     with pytest.raises(PermanentError) as refused:
         path_of(uri)
 
-    assert repr(uri) in refused.value.message
+    assert repr(shown(uri)) in refused.value.message
     assert refused.value.hint
 
 
@@ -107,17 +108,107 @@ def test_file_as_a_folder_is_missing_for_readers_and_refused_to_writers(tmp_path
     assert (tmp_path / "file").read_bytes() == b"x"
 
 
-def test_only_the_allowed_folders_are_used_even_through_a_link(tmp_path: Path) -> None:
-    (tmp_path / "allowed").mkdir()
-    (tmp_path / "secret").write_bytes(b"secret")
-    (tmp_path / "allowed" / "link").symlink_to(tmp_path / "secret")
-    store = FileStore(roots=[tmp_path / "allowed"])
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """A folder that may be used, and one beside it with a secret."""
+    allowed, outside = tmp_path / "allowed", tmp_path / "outside"
+    allowed.mkdir()
+    outside.mkdir()
+    (outside / "secret").write_bytes(b"secret")
+    return allowed, outside
 
-    store.put(f"{tmp_path.as_uri()}/allowed/a", io.BytesIO(b"a"), create_only=True)
-    assert read(store, f"{tmp_path.as_uri()}/allowed/a") == b"a"
-    for name in ("secret", "allowed/link"):
+
+def refused_for_all(store: FileStore, uri: str) -> None:
+    with pytest.raises(PermanentError, match="outside the folders") as refused:
+        store.open(uri)
+    assert "files.folders" in (refused.value.hint or "")
+    for refuse in (store.stat, store.delete):
         with pytest.raises(PermanentError, match="outside the folders"):
-            store.open(f"{tmp_path.as_uri()}/{name}")
+            refuse(uri)
+    for create_only in (True, False):
         with pytest.raises(PermanentError, match="outside the folders"):
-            store.put(f"{tmp_path.as_uri()}/{name}", io.BytesIO(b"b"), create_only=False)
-    assert (tmp_path / "secret").read_bytes() == b"secret"
+            store.put(uri, io.BytesIO(b"b"), create_only=create_only)
+
+
+def test_store_limited_to_folders_keeps_the_ports_promises(tmp_path: Path) -> None:
+    exercise_store(FileStore([tmp_path]), f"{tmp_path.as_uri()}/new/folder")
+
+
+@pytest.mark.parametrize("name", ["outside/secret", "outside/new/a", "allowed-too", "allowed"])
+def test_only_the_folders_given_are_used(tmp_path: Path, name: str) -> None:
+    allowed, outside = folders(tmp_path)
+
+    refused_for_all(FileStore([allowed]), f"{tmp_path.as_uri()}/{name}")
+    refused_for_all(FileStore([]), f"{tmp_path.as_uri()}/{name}")
+
+    assert sorted(tmp_path.rglob("*")) == [allowed, outside, outside / "secret"]
+    assert (outside / "secret").read_bytes() == b"secret"
+
+
+@pytest.mark.parametrize(
+    ("link", "to", "name"),
+    [
+        ("file", "../outside/secret", "file"),
+        ("folder", "../outside", "folder/secret"),
+        ("folder", "../outside", "folder/new"),
+        ("dangling", "../outside/new", "dangling"),
+    ],
+)
+def test_link_out_of_the_folders_is_refused(tmp_path: Path, link: str, to: str, name: str) -> None:
+    allowed, outside = folders(tmp_path)
+    (allowed / link).symlink_to(to)
+
+    refused_for_all(FileStore([allowed]), f"{allowed.as_uri()}/{name}")
+
+    assert [path.name for path in outside.iterdir()] == ["secret"]
+    assert (outside / "secret").read_bytes() == b"secret"
+
+
+def test_link_within_the_folders_is_followed(tmp_path: Path) -> None:
+    allowed, _ = folders(tmp_path)
+    (allowed / "v1").mkdir()
+    (allowed / "now").symlink_to("v1")
+    (tmp_path / "elsewhere").symlink_to(allowed)
+    store = FileStore([tmp_path / "elsewhere"])
+
+    store.put(f"{allowed.as_uri()}/now/a", io.BytesIO(b"a"), create_only=True)
+
+    assert read(store, f"{tmp_path.as_uri()}/elsewhere/now/a") == b"a"
+    assert (allowed / "v1" / "a").read_bytes() == b"a"
+
+
+def test_folder_that_becomes_a_link_after_it_was_judged_leads_nowhere_else(tmp_path: Path) -> None:
+    allowed, outside = folders(tmp_path)
+    (allowed / "sub").mkdir()
+
+    class Swapping(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            if not (allowed / "sub").is_symlink():
+                (allowed / "sub").rename(allowed / "moved")
+                (allowed / "sub").symlink_to(outside)
+            return super().read(size)
+
+    FileStore([allowed]).put(f"{allowed.as_uri()}/sub/a", Swapping(b"a"), create_only=False)
+
+    assert [path.name for path in outside.iterdir()] == ["secret"]
+    assert (allowed / "moved" / "a").read_bytes() == b"a"
+
+
+def test_links_in_a_circle_are_a_fault_and_no_crash(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+
+    with pytest.raises(PermanentError):
+        FileStore([tmp_path]).open(f"{tmp_path.as_uri()}/a")
+
+
+def test_folder_to_read_is_not_written(tmp_path: Path) -> None:
+    allowed, outside = folders(tmp_path)
+    store = FileStore([allowed], read_only=[outside])
+
+    assert read(store, f"{outside.as_uri()}/secret") == b"secret"
+    for name in ("secret", "new"):
+        with pytest.raises(PermanentError, match="outside the folders"):
+            store.put(f"{outside.as_uri()}/{name}", io.BytesIO(b"b"), create_only=False)
+    with pytest.raises(PermanentError, match="outside the folders"):
+        store.delete(f"{outside.as_uri()}/secret")
+    assert [path.name for path in outside.iterdir()] == ["secret"]

@@ -242,6 +242,8 @@ def test_next_address_is_tried_when_one_does_not_answer(source: Make, server: Li
         ("//127.0.0.2:{port}/ok", "loopback"),
         ("http://2130706434/ok", "odd notation"),
         ("http://user:secret@127.0.0.1:{port}/ok", "carries a user"),
+        ("http://xn--a/ok", "no URL"),
+        ("http://[::1/ok", "no URL"),
         ("file:///etc/passwd", "must be http"),
         ("gopher://127.0.0.1:{port}/", "must be http"),
     ],
@@ -258,6 +260,19 @@ def test_redirect_is_held_to_the_same_rules(
         )
 
     assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["http://xn--a/", "http://xn--/", "http://xn--zz--/", "http://é\udcff/", "http://h/\udcff",
+     f"http://{'a' * 64}.example/", f"http://{'é' * 64}.example/", "http://a..example/"],
+)  # fmt: skip
+def test_host_that_no_name_can_be_is_refused_for_good(uri: str) -> None:
+    source = HttpSource()
+
+    for reach in (source.open, source.stat):
+        with pytest.raises(PermanentError, match=r"is no URL|no name that a host can have"):
+            reach(uri)
 
 
 def test_user_and_password_are_refused_and_not_told(source: Make, server: Listening) -> None:

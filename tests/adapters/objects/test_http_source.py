@@ -17,7 +17,7 @@ LOOPBACK = ("127.0.0.0/8",)
 
 
 class Answers(BaseHTTPRequestHandler):
-    """/large /empty /chunked /broken /status/N /hop/N /elsewhere"""
+    """/large /empty /chunked /broken /cookie /status/N /hop/N /elsewhere"""
 
     protocol_version = "HTTP/1.1"
     seen: list[dict[str, str]] = []  # noqa: RUF012
@@ -30,6 +30,8 @@ class Answers(BaseHTTPRequestHandler):
         elif kind == "hop":
             left = int(rest[0])
             self.answer(302, b"", location=f"../hop/{left - 1}" if left else "/large")
+        elif kind == "cookie":
+            self.answer(302, b"", location="/empty", **{"set-cookie": "session=one-job's; Path=/"})
         elif kind == "elsewhere":
             self.answer(302, b"", location="file:///etc/passwd")
         elif kind == "chunked":
@@ -120,6 +122,16 @@ def test_bytes_are_asked_for_as_they_are(source: HttpSource, server: str) -> Non
     read(source, f"{server}/empty")
 
     assert Answers.seen[0]["accept-encoding"] == "identity"
+
+
+def test_no_cookie_is_taken_from_one_job_to_the_next(source: HttpSource, server: str) -> None:
+    Answers.seen.clear()
+
+    read(source, f"{server}/cookie")
+    read(source, f"{server}/empty")
+
+    assert len(Answers.seen) == 3
+    assert all("cookie" not in str(headers).lower() for headers in Answers.seen)
 
 
 @pytest.mark.parametrize(

@@ -211,7 +211,9 @@ def test_reading_from_a_missing_bucket_is_permanent_and_named(objects: Objects) 
     assert objects.stat("s3://no-such-bucket-here/x") is None
 
 
-@pytest.mark.parametrize("uri", ["s3://", "s3://bucket", "s3://bucket/", "s3:///key", "s3://B_%/k"])
+@pytest.mark.parametrize(
+    "uri", ["s3://", "s3://bucket", "s3://bucket/", "s3:///key", "s3://B_%/k", "s3://me:pw@b/k"]
+)
 def test_uri_without_bucket_and_key_is_refused(objects: Objects, uri: str) -> None:
     with pytest.raises(PermanentError):
         objects.open(uri)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -7,20 +8,58 @@ from pathlib import Path
 import pytest
 
 from processor.adapters.objects.stores import Objects, s3_client
+from processor.contracts.claims import ClaimStore
 from processor.errors import PermanentError
-from processor.settings import S3Settings, Settings
-from tests.adapters.objects.conformance import exercise_store
+from processor.jobs import ObjectChecksum, ObjectCopy, checksum, copy
+from processor.model import ObjectRef
+from processor.protection import FileSettings
+from processor.settings import ClaimSettings, S3Settings, Settings
+from tests.adapters.objects.conformance import exercise_store, read
+from tests.jobs.context import JobContext
 
 
 def test_dispatching_store_keeps_the_ports_promises(tmp_path: Path) -> None:
-    exercise_store(Objects(Settings(), file_roots=[tmp_path]), tmp_path.as_uri())
+    files = FileSettings(folders=(str(tmp_path),))
+
+    exercise_store(Objects(Settings(files=files), for_jobs=True), tmp_path.as_uri())
+    exercise_store(Objects(Settings()), f"{tmp_path.as_uri()}/operator")
 
 
-def test_file_outside_the_allowed_folders_is_refused(tmp_path: Path) -> None:
-    objects = Objects(Settings(), file_roots=[tmp_path / "allowed"])
+@pytest.mark.parametrize("uri", ["file:///proc/self/environ", "FILE:///etc/passwd"])
+def test_job_reads_no_file_unless_its_folder_is_listed(uri: str) -> None:
+    ctx = JobContext(Objects(Settings(), for_jobs=True))
 
-    with pytest.raises(PermanentError, match="outside the folders"):
-        objects.open(f"{tmp_path.as_uri()}/x")
+    with pytest.raises(PermanentError, match="outside the folders that jobs may use") as refused:
+        checksum(ObjectChecksum(ObjectRef(uri)), ctx)
+
+    assert "files.folders" in (refused.value.hint or "")
+
+
+def test_job_writes_no_file_unless_its_folder_is_listed(tmp_path: Path) -> None:
+    settings = Settings(files=FileSettings(folders=(str(tmp_path / "in"),)))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a").write_bytes(b"import os")
+    ctx = JobContext(Objects(settings, for_jobs=True))
+    payload = ObjectCopy(ObjectRef(f"{tmp_path.as_uri()}/in/a"), f"{tmp_path.as_uri()}/site/a.pth")
+
+    with pytest.raises(PermanentError, match="outside the folders that jobs may use"):
+        copy(payload, ctx)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_job_reads_what_was_uploaded_to_the_claim_store_and_writes_nothing_there(
+    tmp_path: Path,
+) -> None:
+    settings = Settings(claims=ClaimSettings(store=f"{tmp_path.as_uri()}/claims/"))
+    claim = ClaimStore(Objects(settings), str(settings.claims.store)).put(b"a large input")
+    for_jobs = Objects(settings, for_jobs=True)
+
+    assert read(for_jobs, claim.uri) == b"a large input"
+    for uri in (claim.uri, f"{tmp_path.as_uri()}/claims/ab/new"):
+        with pytest.raises(PermanentError, match="outside the folders"):
+            for_jobs.put(uri, io.BytesIO(b"other"), create_only=False)
+    assert read(for_jobs, claim.uri) == b"a large input"
 
 
 @pytest.mark.parametrize("uri", ["ftp://host/x", "/plain/path", "", "relative", "data:,x"])

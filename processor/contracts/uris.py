@@ -1,0 +1,22 @@
+"""How an object's URI is told: in messages, logs and results, where many may read it."""
+
+from __future__ import annotations
+
+import re
+
+_USER = re.compile(r"^([^/]*//)[^/]*@")
+
+
+def shown(uri: str) -> str:
+    """Give a URI without user, password, query and fragment: a signed link is a secret.
+
+    An S3 key is kept as it is: it is a name, and a `?` or `#` is a part of it.
+
+    >>> shown("https://user:word@files.example/a.csv?X-Amz-Signature=4f2c#top")
+    'https://files.example/a.csv'
+    >>> shown("s3://reports/invoice #12.pdf")
+    's3://reports/invoice #12.pdf'
+    """
+    if not uri.lower().startswith("s3://"):
+        uri = re.split(r"[?#]", uri, maxsplit=1)[0]
+    return _USER.sub(r"\1", uri)
