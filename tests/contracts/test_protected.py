@@ -186,6 +186,33 @@ def test_tagged_field_that_is_not_encrypted_is_refused_and_not_told(text: str) -
     assert "Ada" not in str(refused.value)
 
 
+@pytest.mark.parametrize("tags", [5, True, {"PII": 1}, [["PII"]], ["a", None]])
+def test_tags_that_cannot_be_read_are_refused_for_they_might_have_said_pii(tags: Any) -> None:
+    field = {"name": "x", "type": "string", "doc": "d", "confluent:tags": tags}
+    document = {"type": "record", "name": "a.job", "doc": "d", "fields": [field]}
+
+    with pytest.raises(TagFault, match="of field `x` are no list of texts"):
+        tagged_paths(document)
+    with pytest.raises(UsageError, match="of field `x` are no list of texts"):
+        schemas(document, lint=True)
+
+
+@pytest.mark.parametrize("tags", [None, [], ["public"]])
+def test_tags_that_say_nothing_of_pii_are_none(tags: Any) -> None:
+    field = {"name": "x", "type": "string", "confluent:tags": tags}
+
+    assert tagged_paths({"type": "record", "name": "a.job", "fields": [field]}) == []
+
+
+def test_types_without_tags_are_walked_once_however_often_they_are_used() -> None:
+    kind: Any = {"type": "record", "name": "a.r0", "fields": [{"name": "s", "type": "string"}]}
+    for level in range(1, 60):  # 2⁶⁰ ways lead to the text.
+        kind = {"type": "record", "name": f"a.r{level}", "fields": [
+            {"name": "a", "type": kind}, {"name": "b", "type": kind["name"]}]}  # fmt: skip
+
+    assert tagged_paths(kind) == []
+
+
 def test_schema_with_a_tag_that_cannot_be_kept_to_is_a_contract_fault() -> None:
     text = json.dumps({"type": "record", "name": "a.job", "fields": [
         {"name": "x", "type": "int", **PII}]})  # fmt: skip
