@@ -31,6 +31,7 @@ from processor.contracts.protected import Opened, opening_of, plaintexts_of, sea
 from processor.contracts.schemas import Schema, SchemaSet
 from processor.contracts.sealing import Keyring
 from processor.contracts.tags import tagged_paths, walk_of
+from processor.contracts.weight import DECODED_BYTES_MAX, Scale
 from processor.errors import ContractError, UsageError
 
 PREFIX_SIZE = 5
@@ -97,6 +98,7 @@ class Encoder:
             raise no_key(schema)
         self._check = checker(schema.parsed)
         self._prefix = b"\x00" + schema_id.to_bytes(4, "big")
+        self._scale = Scale(schema.parsed)
 
     def encode(self, payload: Mapping[str, Any]) -> bytes:
         """Check the payload and write it, its tagged fields encrypted.
@@ -110,7 +112,10 @@ class Encoder:
         if self._walk is not None:
             assert self._keys is not None
             payload = sealed(payload, self._walk, self._keys, self._schema.full_name)
-        return self.write(payload)
+        value = self.write(payload)
+        if len(value) > self._scale.light_max and not self._scale.fits(value, PREFIX_SIZE):
+            raise _too_heavy(self._schema.full_name)  # No worker would read it.
+        return value
 
     @property
     def protects(self) -> bool:
@@ -276,20 +281,35 @@ def _reading(
 ) -> Callable[[bytes], dict[str, Any]]:
     """Make the function that reads a value of this schema id."""
     job_type: str = writer["name"]
+    scale = Scale(writer)
+    harmless_max = min(bytes_max, scale.light_max)
+
+    def corrupt(fault: Exception) -> ContractError:
+        return ContractError(
+            f"the body is no `{job_type}` as schema {schema_id} has it: truncated or corrupt"
+            f" ({type(fault).__name__})"
+        )
+
+    def check_size(value: bytes) -> None:
+        if len(value) > bytes_max:
+            raise _too_large(value, bytes_max)
+        try:
+            fits = scale.fits(value, PREFIX_SIZE)
+        except (IndexError, ValueError) as fault:
+            raise corrupt(fault) from None
+        if not fits:
+            raise _too_heavy(job_type)
 
     def read_as_written(value: bytes) -> dict[str, Any]:
         body = BytesIO(value)
         body.seek(PREFIX_SIZE)
         size = len(value)
-        if size > bytes_max:
-            raise _too_large(value, bytes_max)
+        if size > harmless_max:
+            check_size(value)
         try:
             payload: dict[str, Any] = schemaless_reader(body, writer)  # type: ignore[assignment]
         except Exception as fault:  # noqa: BLE001 - a stranger's schema and bytes provoked it.
-            raise ContractError(
-                f"the body is no `{job_type}` as schema {schema_id} has it: truncated or corrupt"
-                f" ({type(fault).__name__})"
-            ) from None
+            raise corrupt(fault) from None
         if body.tell() != size:
             raise ContractError(f"{size - body.tell()} bytes follow the end of the `{job_type}`")
         return payload
@@ -341,6 +361,13 @@ def _writer_schema(schema_id: int, text: str) -> dict[str, Any]:
 
 def _too_large(value: bytes, bytes_max: int) -> ContractError:
     return ContractError(f"the value has {len(value)} bytes, more than the {bytes_max} allowed")
+
+
+def _too_heavy(job_type: str) -> ContractError:
+    return ContractError(
+        f"the `{job_type}` takes more than {DECODED_BYTES_MAX} bytes of memory once it is decoded",
+        hint="upload the large part, and refer to it: processor.ObjectRef (docs/objects.md)",
+    )
 
 
 def _not_wire_format(value: bytes | None) -> ContractError:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import tracemalloc
 import uuid
 from decimal import Decimal
 from pathlib import Path
@@ -504,6 +505,36 @@ def test_job_type_is_admitted_before_the_body_is_looked_at():
 
     with pytest.raises(ContractError, match=r"`a\.job` is another topic's"):
         Decoder(FakeSource(id7=RICH.text)).decode(b"\x00\x00\x00\x00\x07no body", refuse)
+
+
+# 512 KiB of it would take 133 MiB and more.
+CROWD = job(
+    ("x", {"type": "array", "items": {"type": "record", "name": "a.one", "fields": [
+        {"name": "flag", "type": "boolean"},
+        *({"name": f"n{n}", "type": "null"} for n in range(99)),
+    ]}}),
+)  # fmt: skip
+
+
+def test_value_that_would_take_too_much_memory_is_refused_before_it_is_decoded():
+    count = b"\x80\x80\x40"  # 512 Ki items, as Avro writes the number.
+    value = b"\x00\x00\x00\x00\x01" + count + b"\x01" * 512 * 1024 + b"\x00"
+    tracemalloc.start()
+    try:
+        with pytest.raises(ContractError, match="more than 268435456 bytes of memory"):
+            Decoder(FakeSource(id1=CROWD.text)).decode(value)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 10 * 1024 * 1024
+
+
+def test_payload_that_no_worker_would_read_is_refused_when_it_is_written():
+    one = {"flag": True, **{f"n{n}": None for n in range(99)}}
+
+    with pytest.raises(ContractError, match="bytes of memory once it is decoded"):
+        Encoder(CROWD, 1).encode({"x": [one] * 100_000})
 
 
 def test_value_over_the_limit_is_refused_and_one_at_it_is_read():
