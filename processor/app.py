@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 from processor.engine.job import JobSpec
 from processor.engine.ports import Sink, TransactionalSink
-from processor.errors import ContractError, UsageError
+from processor.errors import ContractError, PermanentError, UsageError
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 BATCH_MAX = 10_000
@@ -187,6 +187,13 @@ def _converting(job_type: str, handler: Callable[..., Any], *, many: bool) -> Ca
             raise ContractError(
                 f"the payload of `{job_type}` is no {wanted.__name__}: field `{place}`: "
                 f"{first['msg']}"
+            ) from None
+        except PermanentError:
+            raise
+        except Exception as fault:  # noqa: BLE001 - the class is user code, and may raise anything.
+            raise ContractError(
+                f"the payload of `{job_type}` is no {wanted.__name__}: it raised"
+                f" {type(fault).__name__}"
             ) from None
 
     return convert

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 
 from processor.section import Bytes, Seconds, Section, Texts
 
-_KMS_KEY = re.compile(r"arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key/[A-Za-z0-9-]+")
+KMS_KEY = re.compile(r"arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key/[A-Za-z0-9-]+")
 _HOST = re.compile(r"(\*\.)?[a-z0-9]([a-z0-9_.-]*[a-z0-9])?")
 
 
@@ -67,7 +67,7 @@ class HttpSettings(Section):
 
 def _kms_keys(entries: tuple[str, ...]) -> tuple[str, ...]:
     for entry in entries:
-        if not _KMS_KEY.fullmatch(entry):
+        if not KMS_KEY.fullmatch(entry):
             raise ValueError(
                 f"`{entry}` is no key: write arn:aws:kms:<region>:<account>:key/<id>, no alias"
             )

@@ -22,13 +22,15 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from processor.contracts.sealing import NONCE_BYTES, DataKey
+from processor.contracts.sealing import NONCE_BYTES, DataKey, KeyUnknown
 from processor.errors import ContractError, KeysUnavailable, UsageError
 
 KEY_BYTES = 32
 PREFIX = "file:"
 _CHECK_BYTES = 4
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_TAG_BYTES = 16  # That AES-GCM adds.
+_WRAPPED_BYTES = _CHECK_BYTES + NONCE_BYTES + KEY_BYTES + _TAG_BYTES
+NAME = r"[A-Za-z0-9_-]{1,64}"
 
 
 class KeyFile:
@@ -48,21 +50,23 @@ class KeyFile:
         return DataKey(f"{PREFIX}{current}", _check(key) + nonce + wrapped, plain)
 
     def unwrap(self, key_id: str, wrapped: bytes, job_type: str) -> bytes:
-        """Give a data key back. KeysUnavailable: the file does not hold the key that wrapped it."""
+        """Give a data key back. KeyUnknown: the file does not hold the key that wrapped it."""
         from cryptography.exceptions import InvalidTag
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+        if len(wrapped) != _WRAPPED_BYTES:
+            raise ContractError(f"a data key of `{job_type}` has {len(wrapped)} bytes: it is none")
         name = key_id.removeprefix(PREFIX)
         _, keys = self._read()
         if name not in keys:
-            raise KeysUnavailable(
+            raise KeyUnknown(
                 f"the key `{name}` is not in {self._path}",
                 hint="add it again: what was encrypted with it cannot be read without",
             )
         key = keys[name]
         check, nonce, body = wrapped[:_CHECK_BYTES], wrapped[4:16], wrapped[16:]
         if check != _check(key):
-            raise KeysUnavailable(
+            raise KeyUnknown(
                 f"the key `{name}` in {self._path} is not the one that encrypted the job",
                 hint="put the former key back under this id, and a new key under an id of its own",
             )
@@ -92,7 +96,7 @@ class KeyFile:
         return current, decoded
 
     def _key(self, name: str, text: Any) -> bytes:
-        if not _NAME.fullmatch(name):
+        if not re.fullmatch(NAME, name):
             raise self._fault(f"has a key `{name}`; an id is of letters, digits, - and _")
         try:
             key = base64.b64decode(text, validate=True)

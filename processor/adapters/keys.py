@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 
 from fastavro.schema import parse_schema
 
+from processor.adapters import key_file, kms
 from processor.adapters.registry import Registry
 from processor.contracts.avro import Encoder, no_key
 from processor.contracts.schemas import Schema, SchemaSet
-from processor.contracts.sealing import DataKey, Keyring, KeySource
+from processor.contracts.sealing import DataKey, Keyring, KeySource, KeyUnknown
 from processor.contracts.tags import tagged_paths
-from processor.errors import KeysUnavailable, UsageError
-from processor.protection import EncryptionSettings
+from processor.errors import ContractError, UsageError
+from processor.protection import KMS_KEY, EncryptionSettings
+
+_FILE_KEY = re.compile(key_file.PREFIX + key_file.NAME)
 
 
 class _Sources:
@@ -26,10 +30,12 @@ class _Sources:
         return next(iter(self._sources.values())).new(job_type)
 
     def unwrap(self, key_id: str, wrapped: bytes, job_type: str) -> bytes:
+        if not (_FILE_KEY.fullmatch(key_id) or KMS_KEY.fullmatch(key_id)):
+            raise ContractError(f"`{key_id}`, by which `{job_type}` is encrypted, is no key's id")
         for prefix, source in self._sources.items():
             if key_id.startswith(prefix):
                 return source.unwrap(key_id, wrapped, job_type)
-        raise KeysUnavailable(
+        raise KeyUnknown(
             f"no key source of the settings holds `{key_id}`",
             hint="set encryption.key_file or encryption.kms_keys (docs/data-protection.md)",
         )
@@ -42,12 +48,8 @@ def keyring_of(settings: EncryptionSettings) -> Keyring | None:
     """
     sources: dict[str, KeySource] = {}
     if settings.kms_keys:
-        from processor.adapters import kms
-
         sources[kms.PREFIX] = kms.Kms(settings)
     if settings.key_file is not None:
-        from processor.adapters import key_file
-
         sources[key_file.PREFIX] = key_file.KeyFile(settings.key_file)
     return Keyring(_Sources(sources)) if sources else None
 

@@ -10,13 +10,14 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from processor.contracts.sealing import DataKey
+from processor.contracts.sealing import DataKey, KeyUnknown
 from processor.errors import ContractError, KeysUnavailable, UsageError
 from processor.protection import EncryptionSettings
 
 TIMEOUT_SECONDS = 5.0
 ATTEMPTS_MAX = 3
 PREFIX = "arn:"
+WRAPPED_BYTES_MAX = 6144  # KMS takes no more.
 # What KMS says of bytes that it has not wrapped so. All else may pass, or is for an operator.
 _SPOILED = {"InvalidCiphertextException", "IncorrectKeyException", "ValidationException"}
 
@@ -39,9 +40,11 @@ class Kms:
         return DataKey(key, answer["CiphertextBlob"], answer["Plaintext"])
 
     def unwrap(self, key_id: str, wrapped: bytes, job_type: str) -> bytes:
-        """Give a data key back. KeysUnavailable: the key is none of ours, or KMS does not say."""
+        """Give a data key back. KeyUnknown: the key is none of ours. KeysUnavailable."""
+        if not 1 <= len(wrapped) <= WRAPPED_BYTES_MAX:
+            raise ContractError(f"a data key of `{job_type}` has {len(wrapped)} bytes: it is none")
         if key_id not in self._keys:
-            raise KeysUnavailable(
+            raise KeyUnknown(
                 f"the KMS key {key_id} is not among encryption.kms_keys",
                 hint="list it behind the first one, which encrypts",
             )

@@ -27,12 +27,14 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _REFERENCE_DEPTH_MAX = 16
 _ABSENT = (40401, 40402, 40403)  # No such subject, version, schema: the registry itself says so.
+_DENIED = range(40300, 40400)  # It knows who we are, and we have no right to this one thing.
 
 
 class Registry:
     """One schema registry. Nothing is connected or imported before the first call.
 
-    Every call may raise RegistryUnavailable, or UsageError when the credentials are refused.
+    Every call may raise RegistryUnavailable, or UsageError when the credentials are refused; but
+    those that a record's schema id asks for only RegistryUnavailable and ContractError.
     """
 
     def __init__(self, settings: RegistrySettings) -> None:
@@ -48,7 +50,7 @@ class Registry:
             return self._with_references(schema)
 
         absent = ContractError(f"schema id {schema_id} is not in the registry at {self.url}")
-        return self._call(f"read schema {schema_id}", fetch, absent=absent)
+        return self._call_for_record(f"read schema {schema_id}", fetch, absent=absent)
 
     def subjects_of(self, schema_id: int) -> list[str]:
         """Name the subjects that a schema is registered under, also where it was retired since."""
@@ -57,7 +59,7 @@ class Registry:
             client: Any = self._client  # The stubs do not know the call.
             return list(client.get_subjects_by_schema_id(schema_id, deleted=True))
 
-        return self._call(f"read the subjects of schema {schema_id}", read, absent=[])
+        return self._call_for_record(f"read the subjects of schema {schema_id}", read, absent=[])
 
     def id_of(self, subject: str, text: str) -> int:
         """Give the id of a registered schema; raise UsageError if it is not registered."""
@@ -204,6 +206,23 @@ class Registry:
             definitions[str(reference.name)] = self._with_references(found.schema, depth + 1)
         return self_contained(text, definitions)
 
+    def _call_for_record(
+        self, what: str, call: Callable[[], _T], *, absent: _T | ProcessorError
+    ) -> _T:
+        """Call for a record that is in hand: whatever it names must not end the worker.
+
+        Refused credentials are mended meanwhile. Anything else is refused for this id alone: what a
+        worker may not read is none of its topic's own.
+        """
+        try:
+            return self._call(what, call, absent=absent)
+        except (ContractError, RegistryUnavailable):
+            raise
+        except UsageError as fault:
+            raise RegistryUnavailable(fault.message, hint=fault.hint) from None
+        except ProcessorError as fault:
+            raise ContractError(fault.message) from None
+
     def _call(self, what: str, call: Callable[[], _T], *, absent: _T | ProcessorError) -> _T:
         """Call the registry, and say its refusals in our words."""
         from confluent_kafka.schema_registry.error import SchemaRegistryError
@@ -217,7 +236,7 @@ class Registry:
                 if isinstance(absent, ProcessorError):
                     raise absent from None
                 return absent
-            if status in (401, 403):
+            if status in (401, 403) and code not in _DENIED:
                 if self._login.renewed():
                     self.__dict__.pop("_client", None)
                     return self._call(what, call, absent=absent)

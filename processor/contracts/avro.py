@@ -4,7 +4,7 @@
 
 Rule 1: what is sent has been checked against its schema, field by field.
 Rule 2: what arrives is hostile until decoded. Its size, and its schema's shape, are bounded first;
-every fault of the bytes is a ContractError, and a registry that is away is not one.
+whatever a schema or a body provokes is a ContractError, and a registry that is away is not one.
 Rule 3: the writer's schema decides how bytes are read, the local schema of the same name what the
 handler sees; where both are equal, nothing is resolved.
 """
@@ -21,7 +21,6 @@ from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
 from fastavro import schemaless_reader, schemaless_writer
-from fastavro.read import SchemaResolutionError
 from fastavro.schema import parse_schema
 
 from processor.contracts.from_json import converter
@@ -29,9 +28,10 @@ from processor.contracts.lint import hazards
 from processor.contracts.masking import Plaintexts
 from processor.contracts.payload import Mismatch, checker
 from processor.contracts.protected import Opened, opening_of, plaintexts_of, sealed
-from processor.contracts.schemas import NO_SCHEMA, Schema, SchemaSet
+from processor.contracts.schemas import Schema, SchemaSet
 from processor.contracts.sealing import Keyring
 from processor.contracts.tags import tagged_paths, walk_of
+from processor.contracts.weight import DECODED_BYTES_MAX, Scale
 from processor.errors import ContractError, UsageError
 
 PREFIX_SIZE = 5
@@ -40,11 +40,9 @@ SCHEMA_TEXT_MAX = 1024 * 1024  # Characters.
 SCHEMAS_MAX = 1000  # Writer schemas kept compiled; beyond it the oldest is dropped.
 UNKNOWN_IDS_MAX = 1000
 UNKNOWN_ID_SECONDS = 10.0  # A registry may answer late for an id it has just given out.
-
-# What fastavro raises on bytes that are not what their schema says: truncated (EOFError,
-# IndexError), text that is no UTF-8, a uuid that is none (ValueError), a time beyond the calendar
-# (OverflowError, an ArithmeticError).
-_CORRUPT = (EOFError, IndexError, ValueError, ArithmeticError)
+SCHEMA_ID_MAX = 2**31 - 1  # A registry's ids are Java's ints: it takes a larger one for a path.
+# Where a schema's text holds these, fastavro believes that it has checked it before.
+_HINTS = ("__fastavro_parsed", "__named_schemas")
 
 
 class SchemaSource(Protocol):
@@ -92,7 +90,7 @@ class Encoder:
 
     def __init__(self, schema: Schema, schema_id: int, keys: Keyring | None = None) -> None:
         """Raises UsageError where a field is tagged PII and there is no key."""
-        assert 0 <= schema_id < 1 << 32
+        assert 0 <= schema_id <= SCHEMA_ID_MAX
         self._schema = schema
         self._walk = walk_of(schema.parsed)
         self._keys = keys
@@ -100,6 +98,7 @@ class Encoder:
             raise no_key(schema)
         self._check = checker(schema.parsed)
         self._prefix = b"\x00" + schema_id.to_bytes(4, "big")
+        self._scale = Scale(schema.parsed)
 
     def encode(self, payload: Mapping[str, Any]) -> bytes:
         """Check the payload and write it, its tagged fields encrypted.
@@ -113,7 +112,10 @@ class Encoder:
         if self._walk is not None:
             assert self._keys is not None
             payload = sealed(payload, self._walk, self._keys, self._schema.full_name)
-        return self.write(payload)
+        value = self.write(payload)
+        if len(value) > self._scale.light_max and not self._scale.fits(value, PREFIX_SIZE):
+            raise _too_heavy(self._schema.full_name)  # No worker would read it.
+        return value
 
     @property
     def protects(self) -> bool:
@@ -193,15 +195,18 @@ class Decoder:
         self._unknown: dict[int, tuple[float, str]] = {}  # id -> (until, why)
         self._learning = Lock()  # Pool threads share one decoder.
 
-    def decode(self, value: bytes | None) -> Decoded:
-        """Read one record's value.
+    def decode(
+        self, value: bytes | None, admit: Callable[[str], object] = lambda _: None
+    ) -> Decoded:
+        """Read one record's value. `admit` is told its job type before its body is looked at.
 
         Raises ContractError for bytes that no schema of ours explains, RegistryUnavailable when the
         schema cannot be asked for now, KeysUnavailable when its key cannot; then the same bytes may
-        decode later.
+        decode later. And what `admit` raises.
         """
         reading = self.reading(value)
         assert value is not None
+        admit(reading.job_type)
         if reading.open is not None:
             return Decoded(reading.job_type, *reading.open(value))
         return Decoded(reading.job_type, reading.read(value))
@@ -224,12 +229,32 @@ class Decoder:
         if why and self._clock() < until:
             raise ContractError(why)
         try:
-            writer = _writer_schema(schema_id, self._source.schema_by_id(schema_id))
+            if schema_id > SCHEMA_ID_MAX:
+                raise ContractError(f"schema id {schema_id} is over {SCHEMA_ID_MAX}, the highest")
+            reading = self._compiled(schema_id, self._source.schema_by_id(schema_id))
         except ContractError as fault:
             with self._learning:
                 _drop_oldest(self._unknown, UNKNOWN_IDS_MAX)
                 self._unknown[schema_id] = (self._clock() + UNKNOWN_ID_SECONDS, fault.message)
             raise
+        with self._learning:
+            self._unknown.pop(schema_id, None)
+            _drop_oldest(self._reads, SCHEMAS_MAX)
+            self._reads[schema_id] = reading
+        return reading
+
+    def _compiled(self, schema_id: int, text: str) -> Reading:
+        writer = _writer_schema(schema_id, text)
+        try:
+            return self._made(schema_id, writer)
+        except ContractError:
+            raise
+        except Exception as fault:  # noqa: BLE001 - a stranger's schema provoked it.
+            raise ContractError(
+                f"schema {schema_id} of `{writer['name']}` cannot be used ({type(fault).__name__})"
+            ) from None
+
+    def _made(self, schema_id: int, writer: dict[str, Any]) -> Reading:
         reader = self._reader_of(writer)
         bytes_max = self._value_bytes_max
         read = _reading(schema_id, writer, reader, bytes_max=bytes_max)
@@ -241,12 +266,7 @@ class Decoder:
             write=lambda payload: _written(writer, payload),
             keys=self._keys,
         )
-        reading = Reading(writer["name"], read, opening)
-        with self._learning:
-            self._unknown.pop(schema_id, None)
-            _drop_oldest(self._reads, SCHEMAS_MAX)
-            self._reads[schema_id] = reading
-        return reading
+        return Reading(writer["name"], read, opening)
 
     def _reader_of(self, writer: dict[str, Any]) -> dict[str, Any] | None:
         name = writer["name"]
@@ -261,20 +281,35 @@ def _reading(
 ) -> Callable[[bytes], dict[str, Any]]:
     """Make the function that reads a value of this schema id."""
     job_type: str = writer["name"]
+    scale = Scale(writer)
+    harmless_max = min(bytes_max, scale.light_max)
+
+    def corrupt(fault: Exception) -> ContractError:
+        return ContractError(
+            f"the body is no `{job_type}` as schema {schema_id} has it: truncated or corrupt"
+            f" ({type(fault).__name__})"
+        )
+
+    def check_size(value: bytes) -> None:
+        if len(value) > bytes_max:
+            raise _too_large(value, bytes_max)
+        try:
+            fits = scale.fits(value, PREFIX_SIZE)
+        except (IndexError, ValueError) as fault:
+            raise corrupt(fault) from None
+        if not fits:
+            raise _too_heavy(job_type)
 
     def read_as_written(value: bytes) -> dict[str, Any]:
         body = BytesIO(value)
         body.seek(PREFIX_SIZE)
         size = len(value)
-        if size > bytes_max:
-            raise _too_large(value, bytes_max)
+        if size > harmless_max:
+            check_size(value)
         try:
             payload: dict[str, Any] = schemaless_reader(body, writer)  # type: ignore[assignment]
-        except _CORRUPT as fault:
-            raise ContractError(
-                f"the body is no `{job_type}` as schema {schema_id} has it: truncated or corrupt"
-                f" ({type(fault).__name__})"
-            ) from None
+        except Exception as fault:  # noqa: BLE001 - a stranger's schema and bytes provoked it.
+            raise corrupt(fault) from None
         if body.tell() != size:
             raise ContractError(f"{size - body.tell()} bytes follow the end of the `{job_type}`")
         return payload
@@ -291,7 +326,7 @@ def _reading(
         body.seek(PREFIX_SIZE)
         try:
             payload: Any = schemaless_reader(body, writer, reader)
-        except (SchemaResolutionError, *_CORRUPT):
+        except Exception:  # noqa: BLE001 - as above.
             raise ContractError(
                 f"schema {schema_id} of `{job_type}` cannot be read with the local schema",
                 hint="run `processor schemas check` where the producer's schema is registered",
@@ -307,9 +342,12 @@ def _writer_schema(schema_id: int, text: str) -> dict[str, Any]:
     if len(text) > SCHEMA_TEXT_MAX:
         raise ContractError(f"schema {schema_id} has more than {SCHEMA_TEXT_MAX} characters")
     try:
-        parsed = parse_schema(json.loads(text))
+        document = json.loads(text)
+        if isinstance(document, dict):
+            document = {name: it for name, it in document.items() if name not in _HINTS}
+        parsed = parse_schema(document)
         dangers = hazards(parsed)
-    except (*NO_SCHEMA, RecursionError) as fault:
+    except Exception as fault:  # noqa: BLE001 - a stranger's schema provoked it.
         raise ContractError(
             f"schema {schema_id} is no self-contained Avro schema ({type(fault).__name__})"
         ) from None
@@ -323,6 +361,13 @@ def _writer_schema(schema_id: int, text: str) -> dict[str, Any]:
 
 def _too_large(value: bytes, bytes_max: int) -> ContractError:
     return ContractError(f"the value has {len(value)} bytes, more than the {bytes_max} allowed")
+
+
+def _too_heavy(job_type: str) -> ContractError:
+    return ContractError(
+        f"the `{job_type}` takes more than {DECODED_BYTES_MAX} bytes of memory once it is decoded",
+        hint="upload the large part, and refer to it: processor.ObjectRef (docs/objects.md)",
+    )
 
 
 def _not_wire_format(value: bytes | None) -> ContractError:

@@ -9,7 +9,7 @@ from typing import Any
 from processor.contracts.masking import NOTHING, Plaintexts
 from processor.contracts.sealing import Keyring, Named, name_in
 from processor.contracts.tags import TagFault, Walk, walk_of
-from processor.errors import ContractError, KeysUnavailable
+from processor.errors import ContractError, KeysUnavailable, ProcessorError
 
 PREFIX_SIZE = 5  # Of a value: it names the schema.
 
@@ -91,8 +91,16 @@ def opening_of(
     def open_sealed(value: bytes) -> tuple[dict[str, Any], Opened]:
         assert walk is not None
         opener = _Opener(job_type, keys)
-        clear = walk(as_written(value), opener)
-        body = write(clear)  # Now: a handler may change the payload that it is given.
+        written = as_written(value)
+        try:
+            clear = walk(written, opener)
+            body = write(clear)  # Now: a handler may change the payload that it is given.
+        except ProcessorError:
+            raise
+        except Exception as fault:  # noqa: BLE001 - a stranger's schema and bytes provoked it.
+            raise ContractError(
+                f"the tagged fields of the `{job_type}` cannot be opened ({type(fault).__name__})"
+            ) from None
         if reader is not None:
             clear = read(value[:PREFIX_SIZE] + body)
         return clear, opener.opened(body)

@@ -9,7 +9,9 @@ a bytes field's the same in ASCII: the Avro type stays.
 
 Rule 1: a data key is used for `USES_MAX` values and `SECONDS_MAX` seconds, then a new one is made.
 Rule 2: unwrapped keys are kept for `OPENED_SECONDS_MAX`, so a key that was withdrawn ends to work.
-Rule 3: what no key opens is a ContractError; a key that is not here is an outage.
+Rule 3: what no key opens is a ContractError; a keeper of keys that is away is an outage.
+Rule 4: a key that nobody here knows may be on its way, so it is waited for. But anybody can name
+one: all such keys together are waited for `UNKNOWN_SECONDS_MAX` in `UNKNOWN_AGAIN_SECONDS`.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import math
 import os
 import re
 import time
@@ -26,7 +29,7 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from processor.errors import ContractError, UsageError
+from processor.errors import ContractError, KeysUnavailable, UsageError
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -36,6 +39,8 @@ USES_MAX = 100_000  # Far below the 2³² nonces that one key of AES-GCM can tak
 SECONDS_MAX = 300.0
 OPENED_MAX = 1000
 OPENED_SECONDS_MAX = 3600.0
+UNKNOWN_SECONDS_MAX = 3600.0  # As long as it takes to bring a new key to all workers.
+UNKNOWN_AGAIN_SECONDS = 24 * 3600.0
 NONCE_BYTES = 12
 
 _KEY_ID = r"[A-Za-z0-9:/_-]{1,256}"
@@ -50,6 +55,10 @@ class DataKey(NamedTuple):
     plain: bytes
 
 
+class KeyUnknown(KeysUnavailable):
+    """No key source holds the key: it was withdrawn, is on its way, or there never was one."""
+
+
 class KeySource(Protocol):
     """Who holds key-encryption keys. Calls raise KeysUnavailable, UsageError."""
 
@@ -58,7 +67,11 @@ class KeySource(Protocol):
         ...
 
     def unwrap(self, key_id: str, wrapped: bytes, job_type: str) -> bytes:
-        """Give a data key back. ContractError: it is none that the key has wrapped."""
+        """Give a data key back.
+
+        Raises ContractError where it is none that the key has wrapped, KeyUnknown where there is no
+        such key.
+        """
         ...
 
 
@@ -89,6 +102,7 @@ class Keyring:
         self._lock = Lock()
         self._sealers: dict[str, _Sealer] = {}  # By job type.
         self._opened: dict[tuple[Named, str], tuple[float, bytes, AESGCM]] = {}
+        self._unknown_since = -math.inf  # When keys that nobody knows were first waited for.
 
     def seal(self, job_type: str, path: str, plain: bytes) -> str:
         """Encrypt one value of a field. Raises KeysUnavailable, UsageError."""
@@ -101,7 +115,8 @@ class Keyring:
     def open(self, job_type: str, path: str, sealed: str) -> tuple[bytes, Named]:
         """Decrypt one value of a field, and name its data key.
 
-        Raises ContractError where it is not encrypted, or not for this field; KeysUnavailable.
+        Raises ContractError where it is not encrypted, or not for this field, or its key has not
+        come in time; KeysUnavailable.
         """
         match = _SEALED.fullmatch(sealed)
         if match is None:
@@ -111,7 +126,12 @@ class Keyring:
             )
         name = Named(match[1], match[2])
         body = _bytes(match[3])
-        _, aead = self._opener(name, job_type)
+        try:
+            _, aead = self._opener(name, job_type)
+        except KeyUnknown as fault:
+            if self._waits():
+                raise
+            raise ContractError(fault.message, hint=fault.hint) from None
         from cryptography.exceptions import InvalidTag
 
         try:
@@ -138,6 +158,14 @@ class Keyring:
                 self._sealers[job_type] = sealer
             sealer.uses += 1
             return sealer
+
+    def _waits(self) -> bool:
+        """Whether a key that nobody knows is still waited for."""
+        now = self._clock()
+        with self._lock:
+            if now - self._unknown_since >= UNKNOWN_AGAIN_SECONDS:
+                self._unknown_since = now
+            return now - self._unknown_since < UNKNOWN_SECONDS_MAX
 
     def _opener(self, name: Named, job_type: str) -> tuple[bytes, AESGCM]:
         kept = self._opened.get((name, job_type))

@@ -4,6 +4,7 @@ Rule 1: a tagged field is a string or bytes, or a nullable, array or map of one.
 Rule 2: it may lie in records, arrays, maps and nullable types; in a union of several types it could
 not be told which of them a value is.
 Rule 3: a schema without tags has no walk, so its values pay nothing.
+Rule 4: tags that cannot be read might have said PII: they are a fault.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Walk = Callable[[Any, Act], Any]
 
 
 class TagFault(ValueError):
-    """A tag on a field that cannot be encrypted; the message names the field."""
+    """A tag that is none, or on a field that cannot be encrypted; the message names the field."""
 
 
 def walk_of(parsed: Any) -> Walk | None:
@@ -44,17 +45,27 @@ class _Compiler:
     def __init__(self) -> None:
         self.paths: list[str] = []
         self._named: dict[str, Any] = {}
+        self._clear: set[str] = set()  # Named types without tags: not walked at each of their uses.
 
     def walk(self, kind: Any, path: str, *, tagged: bool) -> Walk | None:
         if isinstance(kind, list):
             return self._union(kind, path, tagged=tagged)
         if isinstance(kind, str):
+            if kind in self._clear and not tagged:
+                return None
             if kind in self._named:
                 return self.walk(self._named[kind], path, tagged=tagged)
             return self._leaf(kind, path) if tagged else None
-        tagged = tagged or PII in kind.get(TAGS, ())
-        if "name" in kind:
-            self._named[kind["name"]] = kind
+        tagged = tagged or _is_tagged(kind, path)
+        if "name" not in kind:
+            return self._unnamed(kind, path, tagged=tagged)
+        self._named[kind["name"]] = kind
+        walk = self._unnamed(kind, path, tagged=tagged)
+        if walk is None:
+            self._clear.add(kind["name"])
+        return walk
+
+    def _unnamed(self, kind: Mapping[str, Any], path: str, *, tagged: bool) -> Walk | None:
         match kind["type"]:
             case "record" | "error" if not tagged:
                 return self._record(kind, path)
@@ -81,7 +92,7 @@ class _Compiler:
         walks: list[tuple[str, Walk, Mapping[str, Any]]] = []
         for field in kind["fields"]:
             inner = f"{path}.{field['name']}" if path else field["name"]
-            walk = self.walk(field["type"], inner, tagged=PII in field.get(TAGS, ()))
+            walk = self.walk(field["type"], inner, tagged=_is_tagged(field, inner))
             if walk is not None:
                 walks.append((field["name"], walk, field))
         return _of_fields(walks) if walks else None
@@ -98,6 +109,15 @@ class _Compiler:
                 " types: make it a type and null"
             )
         return _or_null(found[0])
+
+
+def _is_tagged(kind: Mapping[str, Any], path: str) -> bool:
+    tags = kind.get(TAGS)
+    listed = [tags] if isinstance(tags, str) else [] if tags is None else tags
+    if not isinstance(listed, list) or not all(isinstance(tag, str) for tag in listed):
+        where = f"of field `{path}`" if path else "of the record"
+        raise TagFault(f"the `{TAGS}` {where} are no list of texts")
+    return PII in listed
 
 
 def _of_fields(walks: list[tuple[str, Walk, Mapping[str, Any]]]) -> Walk:

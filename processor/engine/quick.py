@@ -37,8 +37,8 @@ Outcomes = list[tuple[Entry, Outcome]]
 class Decode(Protocol):
     """Bytes to a payload. Raises ContractError, RegistryUnavailable, KeysUnavailable."""
 
-    def __call__(self, value: bytes | None) -> Decoded:
-        """Decode one value."""
+    def __call__(self, value: bytes | None, admit: Callable[[str], object]) -> Decoded:
+        """Decode one value; `admit` is told its job type first, and what it raises is raised."""
         ...
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 from processor.contracts import headers
+from processor.contracts.avro import Decoded
 from processor.contracts.claims import CLAIM_BYTES_MAX, ClaimStore, claim_from_header
 from processor.contracts.masking import NOTHING, hiding, masked
 from processor.contracts.own_subjects import any_subject
@@ -187,7 +188,7 @@ class Runner:
         try:
             job = entry.job or headers.nameless_job(entry.hop)
             row = self._row(job.identities(job.job_type or ""), known, progress)
-            if (outcome := self._known_outcome(row, job, entry)) is not None:
+            if (outcome := self._known_outcome(row, job, entry, progress.work)) is not None:
                 return outcome
             if isinstance(entry.ran, Unwritten):
                 progress.ran(entry.ran)
@@ -198,13 +199,12 @@ class Runner:
             if past_deadline(job, self._clock.now()):
                 raise PermanentError("the job's deadline has passed")
             value = self._value(entry, job)
-            job_type, payload, opened = self._decode(value)
+            job_type, payload, opened = self._decoded(value, progress.work)
             if job.job_type is None and job.idempotency_key is not None:
                 row = self._row(job.identities(job_type), {}, progress, ask=True)
                 if (outcome := known_outcome(row, job, entry, lambda: opened)) is not None:
                     return outcome
             spec = self._spec(job, job_type, progress.work)
-            self._admit(progress.work.owner.topic, value, job_type)
             if opened is None:  # A key may have to be waited for.
                 self._note(progress.work, value, spec)
             if job.job_type is None:  # A stranger's headers name none.
@@ -217,13 +217,13 @@ class Runner:
                 return Failed(failure_of(fault), self._clock.monotonic() - started)
 
     def _known_outcome(
-        self, row: LedgerRow | None, job: JobHeaders, entry: Entry
+        self, row: LedgerRow | None, job: JobHeaders, entry: Entry, work: Slice
     ) -> Outcome | None:
         """What the ledger says of a job before it is decoded; its keyed digest needs that."""
 
         def opened() -> Opened | None:
             try:
-                return self._decode(self._value(entry, job)).opened
+                return self._decoded(self._value(entry, job), work).opened
             except PermanentError:
                 return None  # No payload that ran.
 
@@ -335,6 +335,10 @@ class Runner:
         known = (work.owner.topic, (value or b"")[:PREFIX_BYTES])
         if known in self._seen or len(self._seen) < SEEN_MAX:
             self._seen[known] = spec.is_async and self._seen.get(known, True)
+
+    def _decoded(self, value: bytes | None, work: Slice) -> Decoded:
+        """Decode a value of the topic's own: of no other schema is a body worth a look."""
+        return self._decode(value, lambda job_type: self._admit(work.owner.topic, value, job_type))
 
     def _value(self, entry: Entry, job: JobHeaders) -> bytes | None:
         if job.claim is None:

@@ -97,6 +97,36 @@ def test_data_key_that_was_changed_is_the_jobs_fault(tmp_path: Path) -> None:
         opened(keys, ".".join((prefix, key_id, changed, body)))
 
 
+@pytest.mark.parametrize("key_id", ["zz", "file:", "file:a/b", "arn:aws:kms:x", "arn:aws:s3:::b"])
+def test_id_of_no_known_form_is_the_jobs_fault(tmp_path: Path, key_id: str) -> None:
+    keys = ring(write_keys(tmp_path / "keys.toml", "one", one=key_text()))
+    wrapped = keys.seal("a.job", "to", b"x").split(".")[2]
+
+    with pytest.raises(ContractError, match="is no key's id"):
+        opened(keys, f"pii1.{key_id}.{wrapped}.AAAA")
+
+
+@pytest.mark.parametrize("wrapped", ["AAAA", "A", "A" * 84, "A" * 88])
+@pytest.mark.parametrize("name", ["one", "nosuch"])
+def test_data_key_of_a_length_that_is_none_is_the_jobs_fault(
+    tmp_path: Path, name: str, wrapped: str
+) -> None:
+    keys = ring(write_keys(tmp_path / "keys.toml", "one", one=key_text()))
+
+    with pytest.raises(ContractError, match="it is none"):
+        opened(keys, f"pii1.file:{name}.{wrapped}.AAAA")
+
+
+@pytest.mark.parametrize("wrapped", ["A", "A" * 9000])
+def test_kms_is_not_asked_for_a_data_key_of_a_length_that_is_none(kms: Kms, wrapped: str) -> None:
+    keys = ring(None, FIRST, url=kms.url)
+
+    with pytest.raises(ContractError, match="it is none"):
+        opened(keys, f"pii1.{FIRST}.{wrapped}.AAAA")
+
+    assert kms.calls == []
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

@@ -4,7 +4,7 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
@@ -207,7 +207,31 @@ def test_refused_credentials_are_misuse_that_names_the_settings(status: int):
     with answering(status) as url:
         refused = Registry(RegistrySettings(url=url, username="me", password=SecretStr("s3cret")))
         with pytest.raises(UsageError, match="refused the credentials") as caught:
-            refused.schema_by_id(1)
+            refused.subjects()
 
     assert "check registry.username and registry.password" in str(caught.value.hint)
     assert "s3cret" not in caught.value.message
+
+
+@pytest.mark.parametrize("ask", [Registry.schema_by_id, Registry.subjects_of])
+@pytest.mark.parametrize("status", [401, 403])
+def test_refused_credentials_are_an_outage_for_a_record_in_hand(
+    status: int, ask: Callable[[Registry, int], object]
+):
+    said = "refused the credentials"
+    with answering(status) as url, pytest.raises(RegistryUnavailable, match=said) as caught:
+        ask(Registry(RegistrySettings(url=url)), 1)
+
+    assert "check registry.username and registry.password" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("ask", [Registry.schema_by_id, Registry.subjects_of])
+@pytest.mark.parametrize(("status", "code"), [(400, 400), (422, 42201), (403, 40301)])
+def test_id_that_the_registry_will_not_have_is_the_records_fault(
+    status: int, code: int, ask: Callable[[Registry, int], object]
+):
+    body = json.dumps({"error_code": code, "message": "not that one"}).encode()
+
+    said = rf"not that one \(HTTP {status}\)"
+    with answering(status, body) as url, pytest.raises(ContractError, match=said):
+        ask(Registry(RegistrySettings(url=url)), 1)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import tracemalloc
 import uuid
 from decimal import Decimal
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from processor.contracts.avro import (
+    SCHEMA_ID_MAX,
     UNKNOWN_ID_SECONDS,
     UNKNOWN_IDS_MAX,
     Decoder,
@@ -450,6 +452,89 @@ def test_value_as_deep_as_is_allowed_is_read():
 def test_schema_by_which_bytes_could_hurt_is_refused_before_decoding(text: str, said: str):
     with pytest.raises(ContractError, match=said):
         Decoder(FakeSource(id1=text)).decode(b"\x00\x00\x00\x00\x01" + HUGE)
+
+
+def foreign(*fields: dict[str, Any], **more: Any) -> str:
+    return json.dumps({"type": "record", "name": "x.y", "fields": list(fields), **more})
+
+
+LOOP = {"type": "record", "name": "x.z", "fields": [{"name": "a", "type": ["null", "x.z"]}]}
+HARMLESS = {"type": "record", "name": "x.z", "fields": []}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        foreign({"name": "a", "type": {"type": "bytes", "logicalType": "decimal"}}),
+        foreign({"name": "a", "type": {"type": "fixed", "name": "f", "size": "5"}}),
+        foreign({"name": ["a"], "type": "int"}),
+        foreign({"name": "a", "type": "string", "confluent:tags": 5}),
+        foreign({"name": "a", "type": "string", "confluent:tags": [["PII"]]}),
+        foreign({"name": "a", "type": {"type": "string", "confluent:tags": True}}),
+        foreign({"name": "a", "type": "string"}, **{"confluent:tags": True}),
+        # What fastavro would believe to have checked, and follow without an end.
+        foreign(
+            {"name": "a", "type": HARMLESS},
+            {"name": "b", "type": ["null", "x.z"]},
+            __fastavro_parsed=True,
+            __named_schemas={"x.z": LOOP},
+        ),
+    ],
+)
+def test_whatever_a_strangers_schema_provokes_is_a_contract_fault(text: str):
+    for body in (b"\x02" * 400_000, b"\x00" * 40, b"\x02a", bytes(range(1, 60))):
+        with pytest.raises(ContractError):
+            Decoder(FakeSource(id1=text)).decode(b"\x00\x00\x00\x00\x01" + body)
+
+
+def test_id_that_no_registry_gives_out_is_refused_and_not_asked_for():
+    source = FakeSource()
+
+    for schema_id in (SCHEMA_ID_MAX + 1, 2**32 - 1):
+        with pytest.raises(ContractError, match="over 2147483647, the highest"):
+            Decoder(source).decode(b"\x00" + schema_id.to_bytes(4, "big"))
+    with pytest.raises(ContractError, match="not in the registry"):
+        Decoder(source).decode(b"\x00" + SCHEMA_ID_MAX.to_bytes(4, "big"))
+
+    assert source.asked == 1
+
+
+def test_job_type_is_admitted_before_the_body_is_looked_at():
+    def refuse(job_type: str) -> None:
+        raise ContractError(f"`{job_type}` is another topic's")
+
+    with pytest.raises(ContractError, match=r"`a\.job` is another topic's"):
+        Decoder(FakeSource(id7=RICH.text)).decode(b"\x00\x00\x00\x00\x07no body", refuse)
+
+
+# 512 KiB of it would take 133 MiB and more.
+CROWD = job(
+    ("x", {"type": "array", "items": {"type": "record", "name": "a.one", "fields": [
+        {"name": "flag", "type": "boolean"},
+        *({"name": f"n{n}", "type": "null"} for n in range(99)),
+    ]}}),
+)  # fmt: skip
+
+
+def test_value_that_would_take_too_much_memory_is_refused_before_it_is_decoded():
+    count = b"\x80\x80\x40"  # 512 Ki items, as Avro writes the number.
+    value = b"\x00\x00\x00\x00\x01" + count + b"\x01" * 512 * 1024 + b"\x00"
+    tracemalloc.start()
+    try:
+        with pytest.raises(ContractError, match="more than 268435456 bytes of memory"):
+            Decoder(FakeSource(id1=CROWD.text)).decode(value)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 10 * 1024 * 1024
+
+
+def test_payload_that_no_worker_would_read_is_refused_when_it_is_written():
+    one = {"flag": True, **{f"n{n}": None for n in range(99)}}
+
+    with pytest.raises(ContractError, match="bytes of memory once it is decoded"):
+        Encoder(CROWD, 1).encode({"x": [one] * 100_000})
 
 
 def test_value_over_the_limit_is_refused_and_one_at_it_is_read():

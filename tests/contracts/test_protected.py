@@ -12,7 +12,13 @@ from processor.contracts import sealing
 from processor.contracts.avro import Decoder, Encoder
 from processor.contracts.masking import Plaintexts, hiding, masked
 from processor.contracts.protected import Opened
-from processor.contracts.sealing import DataKey, Keyring
+from processor.contracts.sealing import (
+    UNKNOWN_AGAIN_SECONDS,
+    UNKNOWN_SECONDS_MAX,
+    DataKey,
+    Keyring,
+    KeyUnknown,
+)
 from processor.contracts.tags import TagFault, tagged_paths
 from processor.errors import ContractError, KeysUnavailable, UsageError
 from processor.model import Effect, JobHeaders, Position
@@ -40,7 +46,7 @@ class Source:
     def unwrap(self, key_id: str, wrapped: bytes, job_type: str) -> bytes:
         self.unwrapped += 1
         if (key_id, wrapped) not in self.kept:
-            raise KeysUnavailable(f"no key {key_id}")
+            raise KeyUnknown(f"no key {key_id}")
         return self.kept[key_id, wrapped]
 
     def keyring(self) -> Keyring:
@@ -160,6 +166,42 @@ def decoded_with(keys: Keyring, **sealed: str) -> Any:
     return Decoder(FakeSource(id7=ONE.text), keys=keys).decode(value).payload
 
 
+def test_keys_that_nobody_knows_are_waited_for_an_hour_a_day_however_many_they_are() -> None:
+    source = Source()
+    keys = source.keyring()
+    good = keys.seal("a.job", "to", b"Ada")
+    forged = [good.replace("pii1.one", f"pii1.no{n}") for n in range(4)]
+
+    def ask(sealed: str) -> None:
+        keys.open("a.job", "to", sealed)
+
+    with pytest.raises(KeyUnknown):
+        ask(forged[0])
+    source.now += UNKNOWN_SECONDS_MAX - 1
+    with pytest.raises(KeyUnknown):
+        ask(forged[1])
+    source.now += 1
+    for each in forged:
+        with pytest.raises(ContractError, match="no key no"):
+            ask(each)
+    assert keys.open("a.job", "to", good)[0] == b"Ada"
+    source.now += UNKNOWN_AGAIN_SECONDS - UNKNOWN_SECONDS_MAX
+    with pytest.raises(KeyUnknown):
+        ask(forged[3])
+
+
+def test_key_that_comes_within_the_hour_opens_what_waits_for_it() -> None:
+    source, away = Source(), Source()
+    sealed = away.keyring().seal("a.job", "to", b"Ada")
+    keys = source.keyring()
+    with pytest.raises(KeyUnknown):
+        keys.open("a.job", "to", sealed)
+
+    source.kept = away.kept
+
+    assert keys.open("a.job", "to", sealed)[0] == b"Ada"
+
+
 def test_ciphertext_of_another_field_job_or_key_opens_nothing() -> None:
     source = Source()
     keys = source.keyring()
@@ -184,6 +226,33 @@ def test_tagged_field_that_is_not_encrypted_is_refused_and_not_told(text: str) -
         decoded_with(keys, to=text, from_=keys.seal("a.job", "from_", b"x"))
 
     assert "Ada" not in str(refused.value)
+
+
+@pytest.mark.parametrize("tags", [5, True, {"PII": 1}, [["PII"]], ["a", None]])
+def test_tags_that_cannot_be_read_are_refused_for_they_might_have_said_pii(tags: Any) -> None:
+    field = {"name": "x", "type": "string", "doc": "d", "confluent:tags": tags}
+    document = {"type": "record", "name": "a.job", "doc": "d", "fields": [field]}
+
+    with pytest.raises(TagFault, match="of field `x` are no list of texts"):
+        tagged_paths(document)
+    with pytest.raises(UsageError, match="of field `x` are no list of texts"):
+        schemas(document, lint=True)
+
+
+@pytest.mark.parametrize("tags", [None, [], ["public"]])
+def test_tags_that_say_nothing_of_pii_are_none(tags: Any) -> None:
+    field = {"name": "x", "type": "string", "confluent:tags": tags}
+
+    assert tagged_paths({"type": "record", "name": "a.job", "fields": [field]}) == []
+
+
+def test_types_without_tags_are_walked_once_however_often_they_are_used() -> None:
+    kind: Any = {"type": "record", "name": "a.r0", "fields": [{"name": "s", "type": "string"}]}
+    for level in range(1, 60):  # 2⁶⁰ ways lead to the text.
+        kind = {"type": "record", "name": f"a.r{level}", "fields": [
+            {"name": "a", "type": kind}, {"name": "b", "type": kind["name"]}]}  # fmt: skip
+
+    assert tagged_paths(kind) == []
 
 
 def test_schema_with_a_tag_that_cannot_be_kept_to_is_a_contract_fault() -> None:

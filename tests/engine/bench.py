@@ -14,13 +14,14 @@ import pytest
 
 from processor.contracts import headers
 from processor.contracts.avro import Decoded
+from processor.contracts.own_subjects import any_subject
 from processor.core.lane import Ordering
 from processor.core.retry import RetryPolicy
 from processor.engine.call import Caller
 from processor.engine.context import JobContext
 from processor.engine.job import JobSpec
 from processor.engine.ports import Sink, TransactionalSink
-from processor.engine.quick import Quick
+from processor.engine.quick import Admit, Quick
 from processor.engine.replay import in_order, letter_of, replay_end, replayed
 from processor.engine.run import Runner
 from processor.engine.takeover import Rules, Takeover
@@ -160,6 +161,7 @@ class Bench:
         default_factory=dict
     )
     decode_faults: list[BaseException] = field(default_factory=list)
+    admit: Admit = any_subject
     # Called where the registry would be asked; it may raise.
     on_new_schema: Callable[[bytes | None], None] = lambda _: None
     sinks: tuple[Any, ...] | None = None  # Instead of `sink`.
@@ -242,7 +244,8 @@ class Bench:
         runs = Runner if tracing is None else partial(TracedRunner, tracing=tracing)
         runner = runs(
             jobs=self._jobs(),
-            decode=self._decode,
+            decode=self._decode_admitted,
+            admit=self.admit,
             ledger=self.ledger,
             claims=None,
             clock=self.clock,
@@ -259,6 +262,7 @@ class Bench:
             else Quick(
                 jobs=self._jobs(),
                 reading=self._reading,
+                admit=self.admit,
                 clock=self.clock,
                 timeout_seconds=timeout_seconds,
                 bind_log=lambda entry, job, attempt: self.logger,
@@ -380,6 +384,10 @@ class Bench:
         if not self.is_async:
             return lambda n: self._handle(n, None)
         return (lambda n: self._handle_async(n, None)) if self.payload_alone else None
+
+    def _decode_admitted(self, value: bytes | None, admit: Callable[[str], object]) -> Decoded:
+        admit("count")
+        return self._decode(value)
 
     def _decode(self, value: bytes | None) -> Decoded:
         if self.decode_faults:

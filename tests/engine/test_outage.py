@@ -9,6 +9,7 @@ import pytest
 
 from processor.core.lane import Ordering
 from processor.errors import (
+    ContractError,
     JobTimeout,
     OutageError,
     PermanentError,
@@ -389,6 +390,22 @@ def test_outage_in_decode_waits_without_counting_an_attempt(bench: Bench, outage
     assert bench.attempts == [(1, 1), (2, 1)]
     assert bench.effects() == [1, 2]
     assert bench.numbers(TIER_1) == bench.numbers(LETTERS) == []
+
+
+def test_value_of_a_foreign_schema_is_dead_before_its_body_is_looked_at(bench: Bench):
+    def refuse(topic: str, value: bytes | None, job_type: str) -> None:
+        raise ContractError(f"`{job_type}` is none of `{topic}`")
+
+    bench.submit(1)
+    bench.admit = refuse
+    bench.decode_faults = [AssertionError("it was looked at")]
+    member = bench.member()
+
+    member.go()
+
+    assert [hop.error_message for hop in bench.hops(LETTERS)] == ["`count` is none of `t`"]
+    assert len(bench.decode_faults) == 1
+    assert bench.committed() == 1
 
 
 def test_outage_in_decode_keeps_what_ran_before_it(bench: Bench):

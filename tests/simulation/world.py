@@ -259,7 +259,7 @@ class World:
         jobs = {"count": self.spec(lambda: made[0])}
         runner = Runner(
             jobs=jobs,
-            decode=lambda value: Decoded("count", json.loads(value or b"null")),
+            decode=lambda value, _: Decoded("count", json.loads(value or b"null")),
             ledger=ledger,
             claims=None,
             clock=self.clock,
