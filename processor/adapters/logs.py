@@ -24,7 +24,8 @@ import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
 from processor.contracts.masking import Plaintexts, hidden_now, masked
-from processor.settings import MASK, LogSettings, secret_name
+from processor.secret import MASK, secret_name
+from processor.settings import LogSettings
 
 PAYLOAD_FIELDS: Final = frozenset({"payload", "value", "body"})
 ERROR_LENGTH_MAX: Final = 1024
