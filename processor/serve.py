@@ -55,7 +55,8 @@ from processor.preflight import (
     served_topics,
 )
 from processor.pruning import Prunable, Pruner, too_short
-from processor.settings import Settings, masked
+from processor.secret import masked
+from processor.settings import Settings
 from processor.stopping import end_in_time
 from processor.tracing import FLUSH_SECONDS_MAX, flush, log_fields_of, tracing_of
 

@@ -25,6 +25,7 @@ from pydantic import (
 from processor.errors import UsageError
 from processor.kafka_rules import kafka_fault
 from processor.protection import EncryptionSettings, FileSettings, HttpSettings
+from processor.secret import MASK, masked, passwords_in
 from processor.section import Bytes, Seconds, Section
 from processor.section import parse_bytes as parse_bytes  # Known by this module's name.
 from processor.section import parse_duration as parse_duration
@@ -32,13 +33,6 @@ from processor.sources import Found, FromFile, Names, from_environment, from_fla
 
 DEV_STACK_FILE = Path(".processor/dev/settings.toml")
 SETTINGS_FILE = Path("processor.toml")
-MASK = "***"
-
-_SECRET_NAME = re.compile(
-    r"password|passphrase|secret|jaas|token|key\.pem|ssl_key|oauthbearer\.config"
-)
-_URL_PASSWORD = re.compile(r"(?<=://)([^:/@\s]*):([^@\s]+)@")
-_URL_QUERY_PASSWORD = re.compile(r"([?&](?:ssl)?password=)([^&\s]+)")
 
 
 def _url_of(*schemes: str) -> AfterValidator:
@@ -57,13 +51,29 @@ Secret = Annotated[SecretStr, BeforeValidator(lambda v: SecretStr(v) if type(v) 
 NO_LEDGER = "none"
 
 
+_POSTGRES = ("postgresql://", "postgres://")
+_HOST = r"(\[[^]@/?]*\]|[^]:@/?,[]*)(:\d*)?"
+_POSTGRES_URL = re.compile(
+    rf"postgres(ql)?://([^:@/]*(:[^@/]*)?@)?{_HOST}(,{_HOST})*(/[^@?]*)?(\?.*)?", re.DOTALL
+)
+
+
+def _database_url(value: str) -> str:
+    # With another @ or / the password ends there for libpq, which tells the rest as a host.
+    if value.startswith(_POSTGRES) and not _POSTGRES_URL.fullmatch(value):
+        raise ValueError("must be like postgresql://user:password@host:5432/database, with @ and /"
+                         " of a password as %40 and %2F")  # fmt: skip
+    return value
+
+
 def _ledger_url(value: str) -> str:
-    if value != NO_LEDGER and not value.startswith(("sqlite://", "postgresql://", "postgres://")):
+    if value != NO_LEDGER and not value.startswith(("sqlite://", *_POSTGRES)):
         raise ValueError("must begin with sqlite:// or postgresql://, or be `none`")
     return value
 
 
-LedgerUrl = Annotated[str, AfterValidator(_ledger_url)]
+DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
+LedgerUrl = Annotated[DatabaseUrl, AfterValidator(_ledger_url)]
 
 
 class RegistrySettings(Section):
@@ -136,7 +146,7 @@ class LedgerSettings(Section):
 class OutboxSettings(Section):
     """The application's own database, whose outbox a relay empties."""
 
-    url: str | None = None
+    url: DatabaseUrl | None = None
 
 
 class WorkerSettings(Section):
@@ -202,6 +212,7 @@ class Settings(Section):
     worker: WorkerSettings = WorkerSettings()
     log: LogSettings = LogSettings()
     tracing: TracingSettings = TracingSettings()
+    _from_files: frozenset[str] = frozenset()  # Names of those that a `…_FILE` variable gave.
 
     @model_validator(mode="after")
     def _kafka_keeps_the_promise(self) -> Self:
@@ -210,40 +221,22 @@ class Settings(Section):
         return self
 
     def values(self) -> dict[str, Any]:
-        """Every setting by its dotted name, secrets as SecretStr."""
-        return dict(_leaves(self, ""))
+        """Every setting by its dotted name; secrets and what was read from files as SecretStr."""
+        return {
+            name: SecretStr(str(value)) if name in self._from_files else value
+            for name, value in _leaves(self, "")
+        }
 
     def secrets(self) -> list[str]:
         """The secret values themselves, for a log to mask. Passwords inside URLs are included."""
         found: list[str] = []
         for name, value in self.values().items():
-            if isinstance(value, SecretStr):
-                found.append(value.get_secret_value())
-            elif value is not None and secret_name(name):
-                found.append(str(value))
-            elif isinstance(value, str):
-                found += [match[2] for match in _URL_PASSWORD.finditer(value)]
-                found += [match[2] for match in _URL_QUERY_PASSWORD.finditer(value)]
+            text = value.get_secret_value() if isinstance(value, SecretStr) else value
+            if masked(name, value) == MASK:
+                found.append(str(text))
+            if isinstance(text, str):
+                found += passwords_in(text)
         return [secret for secret in found if secret]
-
-
-def secret_name(name: str) -> bool:
-    """Whether the setting's name says that its value is a secret."""
-    return bool(_SECRET_NAME.search(name)) and not name.endswith((".url", ".location", "_url"))
-
-
-def masked(name: str, value: Any) -> Any:
-    """The value as a person may see it: secrets and passwords inside URLs as `***`."""
-    if value is None:
-        return None
-    if isinstance(value, SecretStr) or secret_name(name):
-        return MASK
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, str):
-        value = _URL_PASSWORD.sub(rf"\1:{MASK}@", value)
-        return _URL_QUERY_PASSWORD.sub(rf"\1{MASK}", value)
-    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,6 +314,7 @@ def _validate(found: Mapping[str, Found]) -> tuple[Settings | None, list[str]]:
         settings = Settings.model_validate(tables)
     except ValidationError as fault:
         return None, faults + [_value_fault(error, found) for error in fault.errors()]
+    settings._from_files = frozenset(n for n, v in found.items() if type(v.value) is FromFile)
     return (None if faults else settings), faults
 
 
@@ -332,7 +326,7 @@ def _value_fault(error: Mapping[str, Any], found: Mapping[str, Found]) -> str:
         wheres = [f.where for n, f in found.items() if n.startswith(f"{name}.")]
         told = ", ".join(dict.fromkeys(where for where in wheres if where != "default"))
         return f"{told}: [{name}] {message}"
-    shown = masked(name, value.value)
+    shown = MASK if type(value.value) is FromFile else masked(name, value.value)
     told = "" if shown == MASK else f" = {shown!r}"
     return f"{value.where}: {name}{told}: {message}"
 

@@ -14,6 +14,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from processor.secret import names_path, path_told
+
 Source = Literal["default", "dev stack", "file", "env", "flag"]
 
 PREFIX = "PROCESSOR_"
@@ -132,11 +134,15 @@ def from_environment(environ: Mapping[str, str], names: Names) -> tuple[list[Fou
                 faults.append(f"{variable}: {_variable_advice(variable, by_variable)}")
             continue
         value = environ[variable]
-        if variable not in by_variable and _from_file(variable, name):
+        if variable.upper() == f"{variable_of(name)}_FILE":
+            if names_path(name):
+                faults.append(f"{variable}: {name} is a path: give it in {variable_of(name)}")
+                continue
             try:
                 value = FromFile.read(Path(value).absolute())
             except (OSError, UnicodeDecodeError) as fault:
-                faults.append(f"{variable}: {value} cannot be read: {_reason(fault)}")
+                told = path_told(value)
+                faults.append(f"{variable}: {told} cannot be read: {_reason(fault)}")
                 continue
         if name in found:
             faults.append(f"{variable}: {name} is set by {found[name].where} too; keep one")
@@ -171,10 +177,6 @@ def _setting_of(variable: str, by_variable: Mapping[str, str], names: Names) -> 
             name = f"{table}.{rest.lower().replace('_', '.')}"
             return name if name in _FILE_SETTINGS else name.removesuffix(".file")
     return None
-
-
-def _from_file(variable: str, name: str) -> bool:
-    return variable.endswith("_FILE") and not name.endswith(".file")
 
 
 def _variable_advice(variable: str, by_variable: Mapping[str, str]) -> str:

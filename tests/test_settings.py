@@ -6,14 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processor.errors import UsageError
+from processor.adapters.key_file import KeyFile
+from processor.errors import KeysUnavailable, UsageError
 from processor.kafka_rules import KAFKA_REFUSED, kafka_fault
+from processor.secret import masked
 from processor.settings import (
     DEV_STACK_FILE,
     S3Settings,
     Settings,
     load_settings,
-    masked,
     parse_duration,
     resolve_settings,
 )
@@ -148,17 +149,36 @@ def test_client_setting_that_is_itself_a_file_is_passed_as_it_is(folder: Path):
     assert load(folder, environ).kafka["sasl.oauthbearer.assertion.private.key.file"] == "/k.pem"
 
 
-@pytest.mark.parametrize("name", ["encryption.key_file", "http.ca_file"])
-def test_setting_that_names_a_file_keeps_its_path(folder: Path, name: str):
-    path = write(folder, CANARY, "keys")
+PATHS = ["encryption.key_file", "http.ca_file", "registry.ca_location", "topics_dir",
+         "kafka.ssl.key.location", "kafka.sasl.oauthbearer.assertion.private.key.file"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_setting_that_names_a_file_takes_its_path_and_no_content(folder: Path, name: str):
+    path = str(write(folder, CANARY, "keys"))
     variable = "PROCESSOR_" + name.replace(".", "_").upper()
 
-    table, _, entry = name.partition(".")
-    for environ in (
-        {variable: str(path)},
-        {f"{variable}_FILE": str(write(folder, str(path), "p"))},
-    ):
-        assert str(getattr(getattr(load(folder, environ), table), entry)) == str(path)
+    told = fault_of(folder, {f"{variable}_FILE": path})
+
+    assert str(load(folder, {variable: path}).values()[name]) == path
+    assert told == f"{variable}_FILE: {name} is a path: give it in {variable}"
+
+
+def test_what_was_read_from_a_file_is_a_secret(folder: Path):
+    path = str(write(folder, "postgresql://me@db/canary", "url"))
+    names = ["ledger.url", "s3.access_key_id", "kafka.client.id", "log.level"]
+    environ = {f"PROCESSOR_{n.replace('.', '_').upper()}_FILE": path for n in names}
+
+    told = fault_of(folder, environ)
+    settings = load(
+        folder, {n: v for n, v in environ.items() if "LEVEL" not in n and "S3" not in n}
+    )
+
+    assert "log.level: must be" in told
+    assert "canary" not in told
+    assert settings.secrets() == ["postgresql://me@db/canary"] * 2
+    assert masked("ledger.url", settings.values()["ledger.url"]) == "***"
+    assert settings.ledger.url == "postgresql://me@db/canary"
 
 
 def test_secret_file_that_is_missing_is_a_fault(folder: Path):
@@ -332,6 +352,66 @@ def test_no_secret_shows_when_settings_are_printed():
     assert shown["ledger.url"] == "postgresql://me:***@db/x?sslpassword=***"
     assert shown["kafka.client.id"] == "seen"
     assert settings.secrets() == [CANARY] * 5
+
+
+@pytest.mark.parametrize(
+    "url",
+    [f"host=db user=app password={CANARY}", f"host=db password = '{CANARY}'", f"me:{CANARY}@db/x",
+     f"mysql://me:p {CANARY}@db/x", f"mysql://me:{CANARY} p@db/x", f"mysql://me:p@{CANARY}@db/x",
+     f"mysql://me:p/{CANARY}@db/x", f"mysql://me:p?{CANARY}@db/x", f"https://{CANARY}@db",
+     f"mysql://db/x?password={CANARY} p", f"https://id/token?client_secret={CANARY}"],
+)  # fmt: skip
+def test_password_in_any_place_of_a_url_is_not_shown(folder: Path, url: str):
+    settings = Settings.model_validate({"outbox": {"url": url}})
+
+    told = fault_of(folder, {"PROCESSOR_LEDGER_URL": url})
+
+    assert CANARY not in told
+    assert CANARY not in str(masked("outbox.url", url)) + str(masked("ledger.url", [url]))
+    assert CANARY in "".join(settings.secrets())
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["none", "sqlite:///a b/ledger.db", "postgresql://me@h1:5432,[::1]:5433/x?user=me@server",
+     "postgresql:///x?host=/var/run/postgresql", "https://registry.internal/v1?x=y"],
+)  # fmt: skip
+def test_url_without_a_password_is_shown(url: str):
+    assert masked("ledger.url", url) == url
+    assert Settings.model_validate({"outbox": {"url": url}}).secrets() == []
+
+
+@pytest.mark.parametrize(
+    "url", ["me:p@ss@db/x", "me:p/s@db/x", "me:1/s@db/x", "me@x:p@db", "me:p@db:port/x"]
+)
+@pytest.mark.parametrize("name", ["ledger", "outbox"])
+def test_password_that_libpq_would_take_for_a_host_is_refused(folder: Path, name: str, url: str):
+    told = fault_of(folder, {f"PROCESSOR_{name.upper()}_URL": f"postgresql://{url}"})
+
+    assert "with @ and / of a password as %40 and %2F" in told
+
+
+def test_password_is_masked_as_it_is_meant():
+    url = "postgresql://me:p%40ss%2F1@db/x"
+
+    assert masked("ledger.url", url) == "postgresql://me:***@db/x"
+    assert Settings.model_validate({"ledger": {"url": url}}).secrets() == ["p%40ss%2F1", "p@ss/1"]
+
+
+@pytest.mark.parametrize("content", [f"-----BEGIN KEY-----\n{CANARY}", CANARY * 20])
+def test_content_in_place_of_a_path_is_not_shown(folder: Path, content: str):
+    for name, value in (
+        ("encryption.key_file", Path(content)),
+        ("kafka.ssl.key.location", content),
+    ):
+        assert masked(name, value) == "***"
+
+    with pytest.raises(KeysUnavailable) as refused:
+        KeyFile(Path(content))
+    told = fault_of(folder, {"PROCESSOR_KAFKA_SASL_PASSWORD_FILE": content})
+
+    assert "the key file *** cannot be read" in str(refused.value)
+    assert CANARY not in str(refused.value) + told
 
 
 @pytest.mark.parametrize(

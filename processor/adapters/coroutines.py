@@ -17,6 +17,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, Protocol
 
+from processor.adapters.logs import frames_of
 from processor.engine.context import JobContext
 from processor.engine.slices import Report, Slice
 
@@ -119,6 +120,7 @@ class CoroutineThread:
 
     def _begin(self) -> None:
         self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(_tell_stray)
         serve = partial(self._serve, self._loop)
         threading.Thread(target=serve, name="processor-async", daemon=True).start()
 
@@ -129,7 +131,7 @@ class CoroutineThread:
                 loop.run_forever()  # It comes back where a handler stops the loop.
             except (SystemExit, KeyboardInterrupt) as fault:
                 # asyncio lets these two out, after it has told whoever awaits the task.
-                _LOGGER.warning("what a handler has started on the loop raised %r", fault)
+                _LOGGER.warning("%s raised %s", _STRAY, type(fault).__name__)
             except BaseException as bug:  # noqa: BLE001 - the loop ends the worker with it.
                 self._bug(bug)
                 return
@@ -290,6 +292,23 @@ class _StepThreads:
             except BaseException as bug:  # noqa: BLE001 - it is raised where the call was asked for.
                 fault = bug
             future.get_loop().call_soon_threadsafe(_answer, future, answer, fault)
+
+
+_STRAY = "what a handler has started on the loop"
+
+
+def _tell_stray(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Tell of a task that nobody awaits: its job has ended, so what is to be masked is not known.
+
+    Its class and frames alone are told. Without an exception it is asyncio's remark on its use.
+    """
+    del loop
+    error = context.get("exception")
+    if error is None:
+        _LOGGER.error("%s: %s", _STRAY, context.get("message"))
+    else:
+        kind, at = type(error).__name__, ", ".join(frames_of(error))
+        _LOGGER.error("%s raised %s at %s", _STRAY, kind, at)
 
 
 def _answer(future: asyncio.Future[Any], answer: Any, fault: BaseException | None) -> None:

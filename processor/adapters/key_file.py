@@ -24,6 +24,7 @@ from typing import Any
 
 from processor.contracts.sealing import NONCE_BYTES, DataKey, KeyUnknown
 from processor.errors import ContractError, KeysUnavailable, UsageError
+from processor.secret import path_told
 
 KEY_BYTES = 32
 PREFIX = "file:"
@@ -82,7 +83,7 @@ class KeyFile:
             document = tomllib.loads(self._path.read_text(encoding="utf-8"))
         except OSError as fault:
             raise KeysUnavailable(
-                f"the key file {self._path} cannot be read: {fault.strerror}",
+                f"the key file {path_told(self._path)} cannot be read: {fault.strerror}",
                 hint="encryption.key_file names it",
             ) from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError):

@@ -2,7 +2,8 @@
 
 Rule 1: a payload is never logged: fields of that name are dropped, whoever sets them.
 Rule 2: known secrets are masked wherever they turn up, inside messages and errors too.
-Rule 3: so are decrypted values, while the job that has them is in hand (contracts/masking.py).
+Rule 3: so are decrypted values, while the job that has them is in hand (contracts/masking.py), in
+fields and in their names.
 Rule 4: what is below the level costs one method call that does nothing.
 """
 
@@ -15,14 +16,16 @@ import sys
 import traceback
 from collections import deque
 from collections.abc import Iterable, Mapping, MutableMapping
-from types import TracebackType
+from contextlib import suppress
+from functools import lru_cache, partial
 from typing import Any, Final, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
-from processor.contracts.masking import masked
-from processor.settings import MASK, LogSettings, secret_name
+from processor.contracts.masking import Plaintexts, hidden_now, masked
+from processor.secret import MASK, secret_name
+from processor.settings import LogSettings
 
 PAYLOAD_FIELDS: Final = frozenset({"payload", "value", "body"})
 ERROR_LENGTH_MAX: Final = 1024
@@ -102,32 +105,43 @@ class Redaction:
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         known = sorted({s for s in secrets if len(s) >= SECRET_LENGTH_MIN}, key=len, reverse=True)
         self._secrets = re.compile("|".join(map(re.escape, known))) if known else None
+        # Names recur, but one that may tell a decrypted value is not to be kept.
+        self._name_of = lru_cache(maxsize=1024, typed=True)(partial(self._name, None))
 
     def __call__(self, logger: Any, method: str, event: EventDict) -> EventDict:
         """Return the event as it may be seen."""
         del logger, method
-        return cast("EventDict", self._clean_fields(event))
+        return cast("EventDict", self._clean_fields(event, hidden_now() or None))
 
-    def _clean_fields(self, fields: Mapping[Any, Any]) -> dict[Any, Any]:
-        kept = {name: v for name, v in fields.items() if name not in PAYLOAD_FIELDS}
-        return {
-            name: MASK if isinstance(name, str) and secret_name(name) else self._clean(value)
-            for name, value in kept.items()
-        }
+    def _clean_fields(self, fields: Mapping[Any, Any], hidden: Plaintexts | None) -> dict[Any, Any]:
+        name_of = self._name_of if hidden is None else partial(self._name, hidden)
+        cleaned = {}
+        for name, value in fields.items():
+            if name not in PAYLOAD_FIELDS:
+                told, secret = name_of(name)
+                cleaned[told] = MASK if secret else self._clean(value, hidden)
+        return cleaned
 
-    def _clean(self, value: Any) -> Any:
+    def _name(self, hidden: Plaintexts | None, name: Any) -> tuple[Any, bool]:
+        """Give a name as it may be seen, and whether it says that its value is a secret."""
+        told = self._clean(name, hidden)
+        if isinstance(told, list | dict):  # JSON has no such names.
+            told = str(told)
+        return told, isinstance(name, str) and secret_name(name)
+
+    def _clean(self, value: Any, hidden: Plaintexts | None) -> Any:
         if isinstance(value, str):
-            value = masked(value)
+            value = value if hidden is None else hidden.mask(value)
             return self._secrets.sub(MASK, value) if self._secrets else value
         if value is None or isinstance(value, (bool, int, float)):
-            return value
+            return value if hidden is None else hidden.mask_within(value)
         if isinstance(value, bytes):
             return f"<{len(value)} bytes>"
         if isinstance(value, Mapping):
-            return self._clean_fields(value)
+            return self._clean_fields(value, hidden)
         if isinstance(value, (list, tuple, set, frozenset)):
-            return [self._clean(one) for one in value]
-        return self._clean(str(value))  # Else a renderer's repr() of it would pass unseen.
+            return [self._clean(one, hidden) for one in value]
+        return self._clean(str(value), hidden)  # Else a renderer's repr() of it would pass unseen.
 
 
 def compact_error(
@@ -144,14 +158,39 @@ def compact_error(
         error = error[1]
     if isinstance(error, BaseException):
         event["error"] = _told(error)
-        event["at"] = _frames(error.__traceback__)
+        event["at"] = frames_of(error)
         if cause := error.__cause__ or (None if error.__suppress_context__ else error.__context__):
             event["cause"] = _told(cause)
     return event
 
 
+def frames_of(error: BaseException) -> list[str]:
+    """Name the frames that an error came through, the innermost first."""
+    # Not by `traceback.extract_tb`: it looks at each source file on disk, for lines we never show.
+    frames = deque(traceback.walk_tb(error.__traceback__), maxlen=FRAMES_MAX)
+    return [
+        f"{frame.f_code.co_filename}:{line} {frame.f_code.co_name}"
+        for frame, line in reversed(frames)
+    ]
+
+
 class _LibraryHandler(logging.StreamHandler[TextIO]):
     """Ours on the root logger, told apart from handlers others have put there."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging calls it so.
+        """Tell where a line could not be made, and not of what: that may be anything."""
+        error = sys.exc_info()[1]
+        told = logging.LogRecord(
+            record.name,
+            logging.ERROR,
+            record.pathname,
+            record.lineno,
+            "the log line of %s:%d could not be written: %s",
+            (record.pathname, record.lineno, type(error).__name__),
+            None,
+        )
+        with suppress(OSError, ValueError):  # The stream itself may be what failed.
+            self.stream.write(self.format(told) + self.terminator)
 
 
 def _renderer(settings: LogSettings, stream: TextIO) -> Processor:
@@ -164,12 +203,3 @@ def _renderer(settings: LogSettings, stream: TextIO) -> Processor:
 def _told(error: BaseException) -> str:
     text = masked(f"{type(error).__name__}: {error}")  # Before it is cut.
     return text if len(text) <= ERROR_LENGTH_MAX else f"{text[:ERROR_LENGTH_MAX]}…"
-
-
-def _frames(trace: TracebackType | None) -> list[str]:
-    # Not by `traceback.extract_tb`: it looks at each source file on disk, for lines we never show.
-    frames = deque(traceback.walk_tb(trace), maxlen=FRAMES_MAX)
-    return [
-        f"{frame.f_code.co_filename}:{line} {frame.f_code.co_name}"
-        for frame, line in reversed(frames)
-    ]

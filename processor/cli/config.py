@@ -47,7 +47,8 @@ def show(file: Path | None, as_json: bool) -> None:
     \b
         processor config show --json | jq 'select(.source != "default")'
     """
-    from processor.settings import masked, resolve_settings
+    from processor.secret import masked
+    from processor.settings import resolve_settings
 
     resolved = resolve_settings(file=file)
     emit(

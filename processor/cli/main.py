@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import click
 
 import processor
+from processor.cli.output import say
 from processor.errors import ProcessorError, UsageError
 
 # Name -> (module, attribute, one-line help). The help stands here so that `--help` imports nothing.
@@ -135,9 +136,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def tell(fault: ProcessorError) -> None:
     """Write a fault and its hint to stderr."""
-    click.echo(f"error: {fault.message}", err=True)
+    say(f"error: {fault.message}")
     if fault.hint:
-        click.echo(f"hint: {fault.hint}", err=True)
+        say(f"hint: {fault.hint}")
 
 
 def _in_our_words(fault: click.UsageError) -> UsageError:

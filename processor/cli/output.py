@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,6 +14,9 @@ from processor.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+# What a terminal obeys in place of showing it, and what turns the direction of a line.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -46,7 +50,7 @@ def emit(
     """
     if as_json or not stdout_is_terminal():
         for row in rows:
-            click.echo(json.dumps(row, ensure_ascii=False, default=str))
+            click.echo(shown(json.dumps(row, ensure_ascii=False, default=str)))
         return
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -62,7 +66,15 @@ def emit(
 
 def say(message: str) -> None:
     """Write a remark for the person to stderr."""
-    click.echo(message, err=True)
+    click.echo(shown(message), err=True)
+
+
+def shown(text: str) -> str:
+    """Give a text as a terminal can be given it: a job's key or message may hold anything.
+
+    Lines and tabs stay; other control characters are written as JSON writes them.
+    """
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def progress(*, counted: bool = True, in_bytes: bool = False) -> Progress:
@@ -108,4 +120,5 @@ def _cell(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return json.dumps(value, default=str) if isinstance(value, (dict, list)) else str(value)
+    text = json.dumps(value, default=str) if isinstance(value, (dict, list)) else str(value)
+    return shown(text)

@@ -3,45 +3,55 @@
 While a job with decrypted values is in hand, `hiding` names them; what describes an error or writes
 a log line in that time asks `masked`. A value is found as it is, and as repr, JSON and URLs write
 it, in any case of its letters. What a handler makes of it otherwise nobody can know.
+
+No pattern of `re` does it: compiling one for each job takes longer than most jobs, and `re` keeps
+the last 512, with the values in them.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable
+import sys
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
 from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Any, Final
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, unquote_plus
 
 MASK: Final = "***"
 WORD_LENGTH_MAX: Final = 3  # Shorter values are masked only as whole words.
 NAME_LENGTH_MIN: Final = 8  # A name (key, id) may hold a shorter value by chance.
+SPELLED_LENGTH_MIN: Final = 256  # A value up to this length is spelled for any text.
+GATE_LENGTH: Final = WORD_LENGTH_MAX + 1
+HEAD_LENGTH_MAX: Final = 32
+
+Span = tuple[int, int]
 
 
 class Plaintexts:
-    """Decrypted values. Falsy where there are none; the search is compiled when first needed."""
+    """Decrypted values. Falsy where there are none; they are spelled when first needed."""
 
-    __slots__ = ("_search", "_values")
+    __slots__ = ("_spellings", "_values")
 
     def __init__(self, values: Iterable[str | bytes]) -> None:
-        self._values = tuple(value for value in values if value)
-        self._search: re.Pattern[str] | None = None
+        self._values = frozenset(value for value in values if value)
+        self._spellings: _Spellings | None = None
 
     def __bool__(self) -> bool:
         return bool(self._values)
 
     def __add__(self, other: Plaintexts) -> Plaintexts:
-        return Plaintexts(self._values + other._values)
+        return Plaintexts(self._values | other._values)
 
     def mask(self, text: str) -> str:
         """Give the text with `***` for each value in it."""
-        if not self._values:
-            return text
-        if self._search is None:
-            self._search = _search(self._values)
-        return self._search.sub(MASK, text)
+        told, at = "", 0
+        for start, end in self._spans(text):
+            if start >= at:  # Else it overlaps the one before: one mask is for both.
+                told += text[at:start] + MASK
+            at = max(at, end)
+        return told + text[at:]
 
     def mask_within(self, value: Any) -> Any:
         """Do so in every text of a JSON-able value; an equal number is masked, too."""
@@ -59,11 +69,75 @@ class Plaintexts:
 
     def named_by(self, name: str) -> bool:
         """Whether a name, such as an ordering key, tells one of the values."""
-        texts = [_text(value) for value in self._values]
+        names = {_folded(name), _folded(unquote_plus(name))}
+        values = [_folded(_text(value)) for value in self._values]
         return any(
-            text and (text == name or (len(text) >= NAME_LENGTH_MIN and text in name))
-            for text in texts
+            value and (value == each or (len(value) >= NAME_LENGTH_MIN and value in each))
+            for value in values
+            for each in names
         )
+
+    def _spans(self, text: str) -> list[Span]:
+        if not self._values:
+            return []
+        folded = _folded(text)
+        spans = sorted(self._spelled(len(folded)).spans(folded))
+        if not spans or text.isascii():
+            return spans
+        origins = [at for at, letter in enumerate(text) for _ in _folded(letter)]
+        return [(origins[start], origins[end - 1] + 1) for start, end in spans]
+
+    def _spelled(self, length: int) -> _Spellings:
+        """Spell the values that a text of this length has room for: a long one costs much."""
+        spellings = self._spellings
+        if spellings is None or spellings.length_max < length:
+            # With room for twice as much, for texts that grow: each spells anew.
+            length_max = max(SPELLED_LENGTH_MIN, 2 * length)
+            self._spellings = spellings = _Spellings(self._values, length_max)
+        return spellings
+
+
+class _Spellings:
+    """All ways in which values are written, for one look at each place of a text.
+
+    What begins at a place is looked up by four characters, then by up to 32, then as a whole: a
+    thousand values cost a text no more than one does.
+    """
+
+    __slots__ = ("_gates", "_heads", "_sizes", "length_max")
+
+    def __init__(self, values: Collection[str | bytes], length_max: int) -> None:
+        near = [value for value in values if len(_on_one_line(_text(value))) <= length_max]
+        self.length_max = length_max if len(near) < len(values) else sys.maxsize
+        ways = {_folded(way) for value in near for way in _ways(value)} - {""}
+        heads: dict[str, list[str]] = defaultdict(list)
+        gates: dict[str, dict[int, None]] = defaultdict(dict)
+        for way in sorted(ways, key=len, reverse=True):
+            head = way[:HEAD_LENGTH_MAX]
+            heads[head].append(way)
+            gates[way[:GATE_LENGTH]][len(head)] = None
+        self._heads = {head: tuple(longest_first) for head, longest_first in heads.items()}
+        self._gates = {gate: tuple(longest_first) for gate, longest_first in gates.items()}
+        self._sizes = {len(gate) for gate in gates}
+
+    def spans(self, text: str) -> list[Span]:
+        """Where values stand in a folded text; at each place the longest that begins there."""
+        return [
+            (start, end)
+            for size in self._sizes
+            for start in range(len(text) - size + 1)
+            if (lengths := self._gates.get(text[start : start + size])) is not None
+            and (end := self._end(text, start, lengths))
+        ]
+
+    def _end(self, text: str, start: int, lengths: Sequence[int]) -> int:
+        """Where a value ends that begins here; 0: none does."""
+        for length in lengths:
+            ways = self._heads.get(text[start : start + length], ())
+            if text.startswith(ways, start):
+                end = start + next(len(way) for way in ways if text.startswith(way, start))
+                return end if length > WORD_LENGTH_MAX or _is_word(text, start, end) else 0
+        return 0
 
 
 NOTHING: Final = Plaintexts(())
@@ -98,13 +172,9 @@ def masked(text: str) -> str:
     return _hidden.get().mask(text)
 
 
-def _search(values: Iterable[str | bytes]) -> re.Pattern[str]:
-    found = {way for value in values for way in _ways(value) if way}
-    patterns = [
-        re.escape(way) if len(way) > WORD_LENGTH_MAX else rf"(?<!\w){re.escape(way)}(?!\w)"
-        for way in sorted(found, key=len, reverse=True)
-    ]
-    return re.compile("|".join(patterns), re.IGNORECASE)
+def hidden_now() -> Plaintexts:
+    """Give what is hidden now, for one who has many texts to mask."""
+    return _hidden.get()
 
 
 def _ways(value: str | bytes) -> Iterable[str]:
@@ -114,7 +184,7 @@ def _ways(value: str | bytes) -> Iterable[str]:
         yield value.hex()
     text = _text(value)
     yield text
-    yield " ".join(text.split())
+    yield _on_one_line(text)
     yield repr(text)[1:-1]
     yield ascii(text)[1:-1]
     yield json.dumps(text)[1:-1]
@@ -126,3 +196,17 @@ def _ways(value: str | bytes) -> Iterable[str]:
 
 def _text(value: str | bytes) -> str:
     return value if isinstance(value, str) else value.decode(errors="ignore")
+
+
+def _on_one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _folded(text: str) -> str:
+    """Give a text without the case of its letters; each letter is folded by itself."""
+    return text.casefold().replace("\N{LATIN SMALL LETTER DOTLESS I}", "i")  # Its capital is I.
+
+
+def _is_word(text: str, start: int, end: int) -> bool:
+    around = text[start - 1 : start] + text[end : end + 1] if start else text[end : end + 1]
+    return not any(letter.isalnum() or letter == "_" for letter in around)

@@ -18,7 +18,7 @@ from fastavro.schema import SchemaParseException, UnknownType, parse_schema
 
 from processor.contracts.faults import Fault, FaultyFiles, close_match, did_you_mean
 from processor.contracts.lint import hazards, style_faults
-from processor.contracts.tags import TagFault, tagged_paths
+from processor.contracts.tags import PII, TAGS, TagFault, misspelled_tags, tagged_paths
 from processor.errors import ContractError, UsageError
 
 # What fastavro raises on JSON that is no schema.
@@ -172,7 +172,9 @@ def _tag_faults(parsed: Any) -> Iterator[tuple[str, str]]:
     try:
         tagged_paths(parsed)
     except TagFault as fault:
-        yield "PII", str(fault)
+        yield PII, str(fault)
+    for tag in dict.fromkeys(misspelled_tags(parsed)):
+        yield TAGS, f'"{tag}" tags nothing; write "{PII}"'
 
 
 def _resolvable(unknown: Mapping[str, str], known: Mapping[str, Any]) -> bool:

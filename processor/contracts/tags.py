@@ -41,6 +41,23 @@ def tagged_paths(parsed: Any) -> list[str]:
     return compiler.paths
 
 
+def misspelled_tags(schema: Any) -> list[str]:
+    """Name the tags of a schema that are PII but for the case of their letters: they tag nothing.
+
+    >>> misspelled_tags({"type": "string", "confluent:tags": ["pii", "PUBLIC"]})
+    ['pii']
+    """
+    if isinstance(schema, list):
+        return [tag for each in schema for tag in misspelled_tags(each)]
+    if not isinstance(schema, dict):
+        return []
+    tags = schema.get(TAGS)
+    written = tags if isinstance(tags, list) else [tags]
+    misspelled = [str(tag) for tag in written if tag != PII and str(tag).strip().upper() == PII]
+    inner = [each for name, each in schema.items() if name not in (TAGS, "default")]
+    return misspelled + misspelled_tags(inner)
+
+
 class _Compiler:
     def __init__(self) -> None:
         self.paths: list[str] = []

@@ -318,10 +318,10 @@ def conninfo(url: str) -> str:
     """Make libpq's words of a URL, with timeouts where it has none. UsageError: it is no URL."""
     try:
         given = conninfo_to_dict(url)
-    except psycopg.Error as fault:
-        raise UsageError(
-            f"ledger.url is no PostgreSQL URL: {_line(fault)}",
-            hint="it looks like postgresql://user:password@host:5432/database",
+    except psycopg.Error:
+        raise UsageError(  # Without libpq's words: they quote what may be a password.
+            "ledger.url is no PostgreSQL URL",
+            hint="it looks like postgresql://user:password@host:5432/database; % is written as %25",
         ) from None
     return make_conninfo("", **{**_CONNECTION, **given})
 

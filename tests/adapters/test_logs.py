@@ -18,6 +18,7 @@ from processor.adapters.logs import (
     key_hash,
     worker_logger,
 )
+from processor.contracts.masking import Plaintexts, hiding
 from processor.settings import LogSettings
 
 CANARY = "s3cr3t-canary"
@@ -136,6 +137,58 @@ def test_secrets_are_masked_wherever_they_turn_up(stream: io.StringIO):
     assert "never-told" not in text
     assert lines(stream)[0]["event"] == "with ***"
     assert len(lines(stream)) == 5
+
+
+def test_decrypted_values_are_masked_in_names_and_numbers_too(stream: io.StringIO):
+    configure(stream)
+    log, email = worker_logger("w"), "ada@example.com"
+
+    with hiding(Plaintexts([email, "4915112345678"])):
+        log.info("a name", seen={email: 1, "in": [{email: email}]})
+        log.info("a number", phone=4915112345678, other=4915112345679, yes=True)
+        log.info(**{"event": "a field", email: "x"})
+        log.info("a secret of its", **{f"{email} password": "never-told"})
+        log.info("a tuple", seen={(email, 1): 2})
+
+    assert [line.get("seen", {}) for line in lines(stream)] == [
+        {"***": 1, "in": [{"***": "***"}]}, {}, {}, {}, {"['***', 1]": 2},
+    ]  # fmt: skip
+    numbers = lines(stream)[1]
+    assert (numbers["phone"], numbers["other"], numbers["yes"]) == ("***", 4915112345679, True)
+    assert lines(stream)[2]["***"] == "x"
+    assert "never-told" not in stream.getvalue()
+
+
+def test_names_that_are_no_texts_are_written(stream: io.StringIO):
+    configure(stream, secrets=(CANARY,))
+
+    worker_logger("w").info("seen", by={(1, CANARY): 1, None: 2, 3: 4, True: 5, b"six": 6})
+
+    assert lines(stream)[0]["by"] == {
+        "[1, '***']": 1, "null": 2, "3": 4, "true": 5, "<3 bytes>": 6,
+    }  # fmt: skip
+
+
+def test_line_that_a_library_cannot_make_tells_where_and_not_what(
+    stream: io.StringIO, capsys: pytest.CaptureFixture[str]
+):
+    logging.getLogger().handlers[:] = []  # pytest's raises what ours tells.
+    configure(stream)
+
+    logging.getLogger("someone").warning("row %d", CANARY)
+
+    (line,) = lines(stream)
+    assert (line["logger"], line["level"]) == ("someone", "error")
+    assert str(line["event"]).startswith(f"the log line of {__file__}:")
+    assert str(line["event"]).endswith("could not be written: TypeError")
+    assert capsys.readouterr().err == ""
+
+
+def test_stream_that_fails_ends_nobody(stream: io.StringIO):
+    configure(stream)
+    stream.close()
+
+    logging.getLogger("someone").warning("unheard")
 
 
 def test_short_words_are_not_taken_for_secrets(stream: io.StringIO):

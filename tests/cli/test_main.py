@@ -14,7 +14,7 @@ import click
 import pytest
 
 from processor.cli import output
-from processor.cli.main import COMMANDS, cli, main
+from processor.cli.main import COMMANDS, cli, main, tell
 from processor.errors import ProcessorError, UsageError
 
 
@@ -202,6 +202,38 @@ def test_rows_are_a_table_on_a_terminal(monkeypatch: pytest.MonkeyPatch):
         ["a", "1"],
         ["b"],
     ]
+
+
+HOSTILE = "\x1b]52;c;cm0=\x07\x1b[2J\x9b2J\rok\u202e"
+HARMLESS = "\\u001b]52;c;cm0=\\u0007\\u001b[2J\\u009b2J\\u000dok\\u202e"
+
+
+def test_what_a_terminal_would_obey_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+
+    output.emit([{"key": HOSTILE}, {"key": [HOSTILE]}], ["key"])
+    output.say(f"held: {HOSTILE}\n\tcafé 日本")
+    tell(ProcessorError(HOSTILE, hint=HOSTILE))
+
+    assert HARMLESS in terminal.getvalue()
+    assert capsys.readouterr().err == (
+        f"held: {HARMLESS}\n\tcafé 日本\nerror: {HARMLESS}\nhint: {HARMLESS}\n"
+    )
+    assert not set("\x07\x9b\r\u202e") & set(terminal.getvalue())
+    assert "\x1b]" not in terminal.getvalue()  # The table's own are colours.
+
+
+def test_json_on_a_terminal_holds_nothing_that_it_would_obey(monkeypatch: pytest.MonkeyPatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+
+    output.emit([{"key": HOSTILE}], ["key"], as_json=True)
+
+    assert json.loads(terminal.getvalue()) == {"key": HOSTILE}
+    assert not set("\x1b\x9b\u202e") & set(terminal.getvalue())
 
 
 def test_json_can_be_asked_for_on_a_terminal(monkeypatch: pytest.MonkeyPatch):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import time
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -383,6 +386,46 @@ def test_short_value_is_masked_as_a_word_only() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [("Straße 7", "to STRASSE 7!"), ("Y\u0131ld\u0131z", "to YILDIZ!"), ("ΓΙΏΡΓΟΣ", "to γιώργος!"),
+     ("İpek Ada", "to i̇pek ada!")],
+)  # fmt: skip
+def test_value_is_masked_in_any_case_of_letters_that_grow_with_it(value: str, text: str) -> None:
+    assert Plaintexts([value]).mask(text) == "to ***!"
+    assert Plaintexts([value]).mask(f"ẞ {text}") == "ẞ to ***!"
+
+
+def test_values_that_overlap_are_masked_together() -> None:
+    hidden = Plaintexts(["Ada Lovelace", "Lovelace King", "Ada"])
+
+    assert hidden.mask("is Ada Lovelace King, née Ada") == "is ***, née ***"
+
+
+def test_long_value_is_masked_in_texts_that_have_room_for_it() -> None:
+    value = f"{CANARY}\n" * 100
+    hidden = Plaintexts([value, "Bea Long"])
+
+    assert hidden.mask("a line for Bea Long") == "a line for ***"
+    assert hidden.mask(f"a line for {value}!") == "a line for ***!"
+    assert hidden.mask(f"got {json.dumps(value)}") == 'got "***"'
+    assert hidden.mask(f"got {' '.join(value.split())}") == "got ***"
+
+
+def test_masking_costs_little_and_keeps_nothing_in_the_cache_of_patterns() -> None:
+    started = time.process_time()
+    many = [f"user{n}@example.com" for n in range(3000)]
+
+    for value in ("long-canary \n" * 100_000, b"long-canary\xff" * 50_000):
+        assert Plaintexts([value]).mask("a log line") == "a log line"
+    told = Plaintexts(many).mask_within({"sent": many})
+    Plaintexts(["long-canary"]).mask("a log line")
+
+    assert told == {"sent": ["***"] * 3000}
+    assert time.process_time() - started < 5  # With a pattern it was more than a minute.
+    assert "long-canary" not in str(list(re._cache))  # type: ignore[attr-defined]
+
+
 def test_result_is_masked_within() -> None:
     hidden = Plaintexts(["Ada Lovelace", "4711"])
     result = {"sent": "to Ada Lovelace", "Ada Lovelace": [1, True, None, 4711, 2.5], "n": 1}
@@ -399,6 +442,18 @@ def test_name_that_tells_a_value_is_noticed() -> None:
     assert hidden.named_by("mail:ada@example.com")
     assert hidden.named_by("7")
     assert not hidden.named_by("order-7")
+
+
+@pytest.mark.parametrize("value", ["Ada@Example.com", b"Ada@Example.com", "ada+new@example.com"])
+@pytest.mark.parametrize("name", ["{}", "mail:{}"])
+def test_name_that_tells_a_value_in_another_case_or_quoted_is_noticed(
+    value: str | bytes, name: str
+) -> None:
+    hidden = Plaintexts([value])
+    text = value if isinstance(value, str) else value.decode()
+
+    for told in (text.lower(), text.upper(), quote(text), quote(text).lower()):
+        assert hidden.named_by(name.format(told)), told
 
 
 def test_effect_keeps_the_masked_result_beside_the_true_one() -> None:

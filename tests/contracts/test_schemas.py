@@ -174,6 +174,20 @@ def test_types_nest_no_deeper_than_the_bound(levels: int, refused: bool):
     assert bool(found) == refused
 
 
+@pytest.mark.parametrize("tag", ["pii", "Pii", " PII"])
+@pytest.mark.parametrize("place", ["field", "type", "items"])
+def test_tag_that_is_pii_but_for_its_letters_is_refused(tmp_path: Path, tag: str, place: str):
+    tagged: dict[str, Any] = {"confluent:tags": ["PUBLIC", tag]}
+    x = {
+        "field": {**field("x", "string"), **tagged},
+        "type": field("x", {"type": "string", **tagged}),
+        "items": field("x", {"type": "array", "items": {"type": "string", **tagged}}),
+    }
+    write(tmp_path, a__Job=record("a.Job", x[place]))
+
+    assert faults(tmp_path) == [f'a.Job.avsc: confluent:tags: "{tag}" tags nothing; write "PII"']
+
+
 def test_json_nested_beyond_reason_is_a_fault_and_no_crash(tmp_path: Path):
     write(tmp_path, a__Job="[" * 100_000)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import sys
 import threading
@@ -204,6 +205,27 @@ def test_child_task_that_exits_fails_its_job_and_no_other(bench: Bench):
     until(member, lambda: bench.committed() == 3)
 
     assert bench.hops(TIER_1)[0].error_class == "SystemExit"
+
+
+def test_task_that_nobody_awaits_is_told_without_its_message(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+):
+    async def forgotten(fault: BaseException) -> None:
+        raise fault
+
+    async def careless(_: object) -> None:
+        for fault in (ValueError("no mailbox ada@example.com"), SystemExit("ada@example.com")):
+            asyncio.get_running_loop().create_task(forgotten(fault))
+
+    bench.submit(0, "a")
+    bench.script[0] = [careless]
+    member = member_of(bench)
+    until(member, lambda: bench.committed() == 1)
+    until(member, lambda: gc.collect() >= 0 and caplog.text.count("raised ValueError at") == 1)
+
+    assert "test_coroutines.py" in caplog.text
+    assert "raised SystemExit" in caplog.text
+    assert "ada@" not in caplog.text
 
 
 def test_handler_that_stops_the_loop_does_not_stop_the_others(bench: Bench):

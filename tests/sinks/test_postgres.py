@@ -105,9 +105,14 @@ def test_server_that_is_not_there_is_an_outage():
         PostgresLedger("postgresql://nobody@127.0.0.1:1/none")
 
 
-def test_what_is_no_url_is_refused():
-    with pytest.raises(UsageError, match=r"ledger\.url is no PostgreSQL URL"):
-        PostgresLedger("postgresql://[")
+@pytest.mark.parametrize(
+    "url", ["postgresql://[", "postgresql://me:p%ZZcanary@h", "host=h password='canary"]
+)
+def test_what_is_no_url_is_refused_and_not_told(url: str):
+    with pytest.raises(UsageError, match=r"ledger\.url is no PostgreSQL URL") as refused:
+        PostgresLedger(url)
+
+    assert "canary" not in str(refused.value)
 
 
 def test_read_only_server_is_an_outage(ledger: PostgresLedger, reader: psycopg.Connection[Any]):
