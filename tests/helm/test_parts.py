@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from processor.settings import secret_name
+from processor.secret import secret_name
 from tests.alerts.rules import alerts
 from tests.helm import chart
 
