@@ -151,13 +151,14 @@ PARTITIONS_IN_OUTAGE = Definition(
 PARKED_RECORDS = Definition(
     "processor_parked_records",
     "gauge",
-    "Records with a key that wait in the topic's retry tiers now, fetched or not.",
+    "Records with a key that wait in the topic's retry tiers now, fetched or not, or in their lane "
+    "to be tried again in a moment.",
     ("topic",),
 )
 PARKED_KEYS = Definition(
     "processor_parked_keys",
     "gauge",
-    "Keys with records in the topic's retry tiers now: their later jobs wait behind these.",
+    "Keys with such records now: their later jobs wait behind these.",
     ("topic",),
 )
 PARKED_OLDEST_SECONDS = Definition(

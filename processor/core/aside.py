@@ -81,6 +81,8 @@ class Aside:
     @property
     def wakes_at(self) -> float | None:
         """When the next failed job's time comes."""
+        while self._sleeping and self.failed(self._sleeping[0][1]) is None:
+            heapq.heappop(self._sleeping)  # It left before its time.
         return self._sleeping[0][0] if self._sleeping else None
 
     def failed(self, key: bytes) -> Entry | None:

@@ -170,10 +170,7 @@ class Lane:
 
     @property
     def oldest_ms(self) -> int | None:
-        """When the job of the first unsettled record came to the main topic; None: all is settled.
-
-        Milliseconds since the epoch.
-        """
+        """When the job of the first unsettled record came to main (ms); None: all is settled."""
         self._drop_passed()
         return self._arrived[0][1] if self._arrived else None
 
@@ -282,7 +279,7 @@ class Lane:
 
     def entry_of(self, message: Message) -> Entry:
         """Read what a fresh record says of itself; of one that has failed more is known."""
-        if self._tried and (tried := self._tried.pop(message.offset() or 0, None)) is not None:
+        if self._tried and (tried := self._tried.get(message.offset() or 0)) is not None:
             return tried
         assert self.read is not None
         record, hop = self.read(message)
@@ -328,8 +325,8 @@ class Lane:
 
     def due_again(self, now: float) -> list[Key]:
         """The keys whose failed job may be tried again now: its turn is free."""
-        whole = self._busy if self.ordering is Ordering.PARTITION else WHOLE in self._busy
-        return [] if whole else [key for key in self.aside.due(now) if key not in self._busy]
+        due, one = self.aside.due(now), self.ordering is Ordering.PARTITION
+        return [key for key in due if self._busy.isdisjoint((None if one else key, WHOLE))]
 
     def take_back(self, key: Key) -> None:
         """Let what was set aside for a key come next in its turn, the job that failed first."""
@@ -337,9 +334,11 @@ class Lane:
         if failed is not None:
             assert failed.message is not None
             self._tried[failed.record.offset] = failed
+            failed.not_before = 0.0  # It has come, whatever the clock says next.
             messages.insert(0, failed.message)
         if not messages:
             return
+        messages.sort(key=lambda each: each.offset() or 0)  # Ordering `none` may mix them.
         self.waiting += len(messages)
         queue = self._queues.get(None if self.ordering is Ordering.PARTITION else key)
         if queue is not None:
@@ -370,6 +369,7 @@ class Lane:
         """Note that an entry reached a final or parked state."""
         assert entry.lane is self
         self.watermark.settle(entry.record.offset)
+        self._tried.pop(entry.record.offset, None)
 
     def settle_all(self, offsets: Sequence[int]) -> list[Entry]:
         """The same for records that were taken fresh, by their offsets in order.

@@ -134,7 +134,12 @@ def behind(stretch: Stretch, assignment: Assignment) -> Stretch:
 
 
 def waits_aside(entry: Entry, assignment: Assignment, verdict: Retry, now: float) -> bool:
-    """Whether a job that failed stays in its lane until it is tried again, and is not copied."""
+    """Whether a job that failed stays in its lane until it is tried again, and is not copied.
+
+    A job that fails again and again stays no longer in all: the watermark waits for it.
+    """
+    first_ms = entry.hop.first_failure_ms
+    first = now if first_ms is None else first_ms / 1000
     return (
         entry.message is not None
         and entry.record.key is not None
@@ -143,6 +148,7 @@ def waits_aside(entry: Entry, assignment: Assignment, verdict: Retry, now: float
         and not assignment.draining
         and entry.lane.aside.failed(entry.record.key) is None
         and 2 * (verdict.not_before - now) <= assignment.aside_seconds
+        and verdict.not_before - first <= assignment.aside_seconds
     )
 
 

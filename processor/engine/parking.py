@@ -22,12 +22,15 @@ class Parking:
         self._settlement = settlement
         self._clock = clock
 
-    def attend(self, assignment: Assignment, now: float) -> None:
-        """Let failed jobs come back whose time has come; park what was aside for too long."""
+    def attend(self, assignment: Assignment, now: float, *, may_run: bool) -> None:
+        """Let failed jobs come back whose time has come; park what was aside for too long.
+
+        Where nothing may be run now they stay, to be handed over as what they are.
+        """
         lane = assignment.lanes[0]
         if not lane.aside:
             return
-        for key in lane.due_again(now):
+        for key in lane.due_again(now) if may_run else ():
             assignment.try_again(key)
         # Half of a lane's records may wait there: a full lane goes on at half.
         pressed = len(lane.aside) > lane.records_max // 2

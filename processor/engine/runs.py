@@ -84,8 +84,9 @@ class Runs:
             kind = assignment.is_async
             if assignment.draining:
                 continue
-            self._parking.attend(assignment, now)
-            if assignment.partition.topic in self._breakers:
+            closed_now = assignment.partition.topic in self._breakers
+            self._parking.attend(assignment, now, may_run=free[kind] > 0 and not closed_now)
+            if closed_now:
                 closed.setdefault(assignment.partition.topic, []).append(assignment)
                 continue
             for lane in reversed(assignment.lanes):  # Older work first: the deepest tier.

@@ -103,6 +103,21 @@ def test_turns_of_an_ordering(ordering: Ordering, keys: list[bytes | None], turn
     assert taken(lane) == []
 
 
+def test_what_comes_back_is_in_order_also_where_none_is_asked_for():
+    lane = Lane(tier=0, ordering=Ordering.NONE, start=0, records_max=100, read=read)
+    lane.arrive_all([Came(at, A) for at in range(2)])  # type: ignore[misc]
+    stretch = lane.take(now=0.0, count_max=2, together=True)
+    assert isinstance(stretch, Stretch)
+    lane.aside.add_failed(A, lane.entry_of(stretch.messages[1]), until=9.0)
+    lane.aside.add(A, stretch.messages[0], until=9.0)
+    lane.release(WHOLE)
+    lane.take_back(A)
+    again = lane.take(now=0.0, count_max=2, together=True)
+
+    assert isinstance(again, Stretch)
+    assert again.offsets == [0, 1]
+
+
 def test_no_more_is_taken_than_asked_for():
     lane = filled(lane_of(), [A, A, A])
 

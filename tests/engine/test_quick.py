@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from processor.core.lane import Ordering
-from processor.errors import RegistryUnavailable, Reject, SinkUnavailable
+from processor.errors import RegistryUnavailable, Reject, Retry, SinkUnavailable
 from processor.model import Effect
 from processor.sinks.no_ledger import NoLedger
 from tests.engine.bench import DELAYS, LETTERS, MAIN, TIER_1, TIER_2, Bench, Member
@@ -273,6 +274,60 @@ def test_job_that_goes_on_failing_dies_after_its_attempts(bench: Bench):
     assert bench.runs == [0, 2, 0, 0, 1, 3]
     assert bench.numbers(LETTERS) == [0]
     assert bench.left(MAIN) == 0
+
+
+def test_job_that_is_parked_before_its_time_wakes_nobody(bench: Bench):
+    member = failed_aside(bench, Ordering.PARTITION, lane_records_max=4)
+    bench.submit(4, "a")
+    member.go()
+    bench.clock.advance(DELAYS[0] / 2)
+
+    assert bench.numbers(TIER_1) == [0, 1, 3]
+    assert member.lane.wakes_at is None
+
+
+def test_count_of_runs_outlives_a_slice_that_was_stopped(bench: Bench):
+    """The slice has made entries of all its records when it is stopped, and gives the rest back."""
+    for n, key in enumerate(["a", "b", "a"]):
+        bench.submit(n, key)
+    bench.fail(0)
+    bench.fail(1)
+    member = bench.member(aside_seconds=100.0, attempts_max=2)
+    member.go()
+    bench.fail(1, times=9)
+    lane = member.lane
+    bench.clock.advance(DELAYS[0])
+    for key in lane.due_again(bench.clock.now()):
+        member.worker.assignments[0].try_again(key)
+    lane.entries_of(lane._fresh[0])  # As a slice does that is stopped before it runs them.
+    member.go(20)
+
+    assert Counter(bench.runs) == {0: 2, 1: 2, 2: 1}
+    assert bench.numbers(LETTERS) == [1]
+
+
+def test_job_that_is_due_while_nothing_may_run_is_handed_over_as_failed(bench: Bench):
+    member = failed_aside(bench, Ordering.PARTITION)
+    member.pool._slots = 0
+    bench.clock.advance(DELAYS[0])
+    member.worker.step()
+    member.worker.revoked([MAIN])
+    member.log.expel()
+
+    assert bench.numbers(TIER_1) == [0, 1, 3]
+    assert bench.hops(TIER_1)[0].attempt == 1
+
+
+def test_job_that_goes_on_failing_does_not_stay_aside_for_ever(bench: Bench):
+    bench.submit(0, "a")
+    bench.fail(0, times=9, fault=Retry(after=4.0))
+    member = bench.member(aside_seconds=10.0, attempts_max=9)
+    for _ in range(3):
+        member.go()
+        bench.clock.advance(4.0)
+
+    assert bench.runs == [0, 0, 0]
+    assert bench.numbers(TIER_2) == [0]
 
 
 def test_failed_job_that_is_handed_over_keeps_its_attempts_and_its_place(bench: Bench):
