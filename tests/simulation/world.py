@@ -194,10 +194,13 @@ class World:
         # One world in eight: nothing but Kafka, and jobs that are run in stretches.
         self.ledgerless = seed % 8 == 7
         self.is_simple = seed % 64 < 40  # Else a handler asks for more than its payload.
-        # Half of those have many jobs that wait in place behind a few that are tried again, and in
-        # half of these again so does whatever has failed, however often. Else jitter decides.
+        # Half of those have many jobs that wait in place behind a few that are tried again. In half
+        # of these so does whatever has failed, however often; else jitter decides, and in the other
+        # half much fails again and again.
         many_aside = seed % 16 == 7
-        self.aside_seconds = 1.03 if not many_aside else 10.0 if seed % 32 == 7 else 2.06
+        self.aside_seconds = 10.0 if seed % 32 == 7 else 1.03
+        if seed % 32 == 23:
+            self.p_transient, self.p_permanent = 0.5, 0.0
         self.todo += 12 * many_aside
         if self.ledgerless:
             self.hold = self.replays = False
