@@ -39,6 +39,7 @@ class Source:
         self.kept: dict[tuple[str, bytes], bytes] = {}
         self.made = self.unwrapped = 0
         self.now = 1000.0
+        self.spoilt = False
 
     def new(self, job_type: str) -> DataKey:
         self.made += 1
@@ -48,6 +49,8 @@ class Source:
 
     def unwrap(self, key_id: str, wrapped: bytes, job_type: str) -> bytes:
         self.unwrapped += 1
+        if self.spoilt:
+            raise ContractError("no key opens it")
         if (key_id, wrapped) not in self.kept:
             raise KeyUnknown(f"no key {key_id}")
         return self.kept[key_id, wrapped]
@@ -350,6 +353,20 @@ def test_equal_payloads_are_told_from_others_by_a_digest_that_needs_the_key() ->
     assert not other.is_as(kept)
     assert kept != again.digest()  # Of another data key: nobody can look a digest up.
     assert "Ada" not in kept
+
+
+def test_payload_is_not_told_from_one_whose_key_was_withdrawn_or_that_no_key_opens() -> None:
+    source, later = Source(), Source()
+    kept = opened_of(source.keyring(), FULL).digest()
+    later.current = "two"
+    again = opened_of(later.keyring(), FULL)
+
+    for _ in range(2):
+        assert again.is_as(kept) is None
+        later.now += 10 * UNKNOWN_AGAIN_SECONDS
+    later.spoilt = True
+
+    assert again.is_as(kept) is None
 
 
 @pytest.mark.parametrize(
