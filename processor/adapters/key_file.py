@@ -35,7 +35,11 @@ NAME = r"[A-Za-z0-9_-]{1,64}"
 
 
 class KeyFile:
-    """A key source over one file. The file is read when it is made: a fault is told at once."""
+    """A key source over one file.
+
+    It is read at once, and what is wrong with it is a UsageError. Later it may be read while it is
+    written: what is wrong then is waited for, as a file that is away is.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -45,7 +49,7 @@ class KeyFile:
         """Make a data key under the current key."""
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-        current, keys = self._read()
+        current, keys = self._read_again()
         key, plain, nonce = keys[current], os.urandom(KEY_BYTES), os.urandom(NONCE_BYTES)
         wrapped = AESGCM(key).encrypt(nonce, plain, _bound(current, job_type))
         return DataKey(f"{PREFIX}{current}", _check(key) + nonce + wrapped, plain)
@@ -58,7 +62,7 @@ class KeyFile:
         if len(wrapped) != _WRAPPED_BYTES:
             raise ContractError(f"a data key of `{job_type}` has {len(wrapped)} bytes: it is none")
         name = key_id.removeprefix(PREFIX)
-        _, keys = self._read()
+        _, keys = self._read_again()
         if name not in keys:
             raise KeyUnknown(
                 f"the key `{name}` is not in {self._path}",
@@ -77,6 +81,12 @@ class KeyFile:
             raise ContractError(
                 f"a data key of `{job_type}` was changed: no key opens it"
             ) from None
+
+    def _read_again(self) -> tuple[str, dict[str, bytes]]:
+        try:
+            return self._read()
+        except UsageError as fault:
+            raise KeysUnavailable(fault.message, hint=fault.hint) from None
 
     def _read(self) -> tuple[str, dict[str, bytes]]:
         try:

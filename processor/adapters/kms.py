@@ -30,6 +30,11 @@ class Kms:
         self._endpoint_url = settings.kms_endpoint_url
         self._clients: dict[str, Any] = {}
         self._making = threading.Lock()
+        if self._endpoint_url is not None and not _is_endpoint(self._endpoint_url):
+            raise UsageError(
+                "encryption.kms_endpoint_url names no endpoint",
+                hint="write https://<host>, or leave it out",
+            )
 
     def new(self, job_type: str) -> DataKey:
         """Make a data key under the first key."""
@@ -96,5 +101,11 @@ def _client(region: str, endpoint_url: str | None) -> Any:
     try:
         session: Any = boto3.Session(region_name=region)
         return session.client("kms", endpoint_url=endpoint_url, config=config)
-    except ValueError as fault:
-        raise UsageError(f"encryption.kms_endpoint_url: {fault}") from None
+    except ValueError as fault:  # Of the AWS SDK's own settings.
+        raise KeysUnavailable(f"AWS KMS cannot be asked: {fault}") from None
+
+
+def _is_endpoint(url: str) -> bool:
+    from botocore.utils import is_valid_endpoint_url, is_valid_ipv6_endpoint_url
+
+    return bool(is_valid_endpoint_url(url) or is_valid_ipv6_endpoint_url(url))

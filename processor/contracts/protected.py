@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from processor.contracts.masking import NOTHING, Plaintexts
-from processor.contracts.sealing import Keyring, Named, name_in
+from processor.contracts.sealing import Keyring, KeyUnknown, Named, name_in
 from processor.contracts.tags import TagFault, Walk, walk_of
 from processor.errors import ContractError, KeysUnavailable, ProcessorError
 
@@ -44,11 +44,18 @@ class Opened:
         assert self._keys is not None and self._name is not None
         return self._keys.digest(self._job_type, self._name, self._body)
 
-    def is_as(self, digest: str) -> bool:
-        """Whether a payload with this digest, made by whichever data key, was the same."""
+    def is_as(self, digest: str) -> bool | None:
+        """Whether a payload with this digest, made by whichever data key, was the same.
+
+        None: no key here opens that data key, so nobody can tell. It is not waited for: the key was
+        withdrawn, as a rule, and the job is known whatever its payload was.
+        """
         if self._keys is None or self._name is None:
             return False
-        mine = self._keys.digest(self._job_type, name_in(digest), self._body)
+        try:
+            mine = self._keys.digest(self._job_type, name_in(digest), self._body)
+        except (KeyUnknown, ContractError):
+            return None
         return hmac.compare_digest(mine, digest)
 
 

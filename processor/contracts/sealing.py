@@ -11,7 +11,8 @@ Rule 1: a data key is used for `USES_MAX` values and `SECONDS_MAX` seconds, then
 Rule 2: unwrapped keys are kept for `OPENED_SECONDS_MAX`, so a key that was withdrawn ends to work.
 Rule 3: what no key opens is a ContractError; a keeper of keys that is away is an outage.
 Rule 4: a key that nobody here knows may be on its way, so it is waited for. But anybody can name
-one: all such keys together are waited for `UNKNOWN_SECONDS_MAX` in `UNKNOWN_AGAIN_SECONDS`.
+one: each is waited for `UNKNOWN_SECONDS_MAX`, and `UNKNOWN_KEYS_MAX` of them in
+`UNKNOWN_AGAIN_SECONDS`. One that comes is counted no longer.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ import base64
 import binascii
 import hashlib
 import hmac
-import math
 import os
 import re
 import time
@@ -39,6 +39,7 @@ USES_MAX = 100_000  # Far below the 2³² nonces that one key of AES-GCM can tak
 SECONDS_MAX = 300.0
 OPENED_MAX = 1000
 OPENED_SECONDS_MAX = 3600.0
+UNKNOWN_KEYS_MAX = 3  # One for a rotation, and some to spare for what is forged.
 UNKNOWN_SECONDS_MAX = 3600.0  # As long as it takes to bring a new key to all workers.
 UNKNOWN_AGAIN_SECONDS = 24 * 3600.0
 NONCE_BYTES = 12
@@ -92,6 +93,13 @@ class _Sealer:
     uses: int = 0
 
 
+class _Awaited(NamedTuple):
+    """A key that nobody knows, and the data key that first asked for it."""
+
+    since: float
+    name: Named
+
+
 class Keyring:
     """Seals and opens values. Safe for threads; one a process."""
 
@@ -102,7 +110,7 @@ class Keyring:
         self._lock = Lock()
         self._sealers: dict[str, _Sealer] = {}  # By job type.
         self._opened: dict[tuple[Named, str], tuple[float, bytes, AESGCM]] = {}
-        self._unknown_since = -math.inf  # When keys that nobody knows were first waited for.
+        self._awaited: dict[str, _Awaited] = {}  # By key id: those that nobody knew.
 
     def seal(self, job_type: str, path: str, plain: bytes) -> str:
         """Encrypt one value of a field. Raises KeysUnavailable, UsageError."""
@@ -129,7 +137,7 @@ class Keyring:
         try:
             _, aead = self._opener(name, job_type)
         except KeyUnknown as fault:
-            if self._waits():
+            if self._waits(name):
                 raise
             raise ContractError(fault.message, hint=fault.hint) from None
         from cryptography.exceptions import InvalidTag
@@ -159,13 +167,17 @@ class Keyring:
             sealer.uses += 1
             return sealer
 
-    def _waits(self) -> bool:
+    def _waits(self, name: Named) -> bool:
         """Whether a key that nobody knows is still waited for."""
         now = self._clock()
         with self._lock:
-            if now - self._unknown_since >= UNKNOWN_AGAIN_SECONDS:
-                self._unknown_since = now
-            return now - self._unknown_since < UNKNOWN_SECONDS_MAX
+            for key_id, each in list(self._awaited.items()):
+                if now - each.since >= UNKNOWN_AGAIN_SECONDS:
+                    del self._awaited[key_id]
+            if name.key_id not in self._awaited and len(self._awaited) < UNKNOWN_KEYS_MAX:
+                self._awaited[name.key_id] = _Awaited(now, name)
+            awaited = self._awaited.get(name.key_id)
+            return awaited is not None and now - awaited.since < UNKNOWN_SECONDS_MAX
 
     def _opener(self, name: Named, job_type: str) -> tuple[bytes, AESGCM]:
         kept = self._opened.get((name, job_type))
@@ -173,6 +185,9 @@ class Keyring:
             plain = self._source.unwrap(name.key_id, _bytes(name.wrapped), job_type)
             kept = (self._clock() + OPENED_SECONDS_MAX, plain, self._aead(plain))
             with self._lock:
+                awaited = self._awaited.get(name.key_id)
+                if awaited is not None and awaited.name == name:
+                    del self._awaited[name.key_id]  # Another's data key would prove nothing.
                 self._opened.pop((name, job_type), None)
                 while len(self._opened) >= OPENED_MAX:
                     del self._opened[next(iter(self._opened))]

@@ -64,7 +64,7 @@ def _is_other(
     if not is_sealed_digest(known):
         return payload_hash(job, entry.record.value) != known
     mine = opened()
-    return mine is None or not mine.is_as(known)
+    return mine is None or mine.is_as(known) is False  # None: nobody can tell, so none is told.
 
 
 def payload_hash(job: JobHeaders, value: bytes | None, opened: Opened | None = None) -> str | None:

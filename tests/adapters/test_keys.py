@@ -149,6 +149,23 @@ def test_file_that_is_none_of_keys_is_refused_at_once(tmp_path: Path, text: str,
     assert "c2hvcnQ" not in str(refused.value)
 
 
+@pytest.mark.parametrize("text", ["", 'current = "one"\n[keys]\none = "3q2', f'one = "{A_KEY}"'])
+def test_file_that_is_half_written_is_waited_for(tmp_path: Path, text: str) -> None:
+    one, two = key_text(), key_text()
+    path = write_keys(tmp_path / "keys.toml", "two", one=one, two=two)
+    sealed = ring(path).seal("a.job", "to", b"x")
+    worker = ring(write_keys(path, "one", one=one))
+
+    path.write_text(text)
+    with pytest.raises(KeysUnavailable, match=r"the key file .* (is not TOML|has no keys)"):
+        opened(worker, sealed)
+    with pytest.raises(KeysUnavailable, match="the key file"):
+        worker.seal("a.job", "to", b"y")
+    write_keys(path, "two", one=one, two=two)
+
+    assert opened(worker, sealed) == b"x"
+
+
 class Kms(ThreadingHTTPServer):
     """KMS as its HTTP protocol has it: GenerateDataKey and Decrypt over keys in memory."""
 
@@ -280,3 +297,16 @@ def test_kms_that_does_not_answer_is_an_outage(kms: Kms) -> None:
 def test_alias_is_no_kms_key() -> None:
     with pytest.raises(ValueError, match="no alias"):
         EncryptionSettings(kms_keys=("alias/pii",))
+
+
+@pytest.mark.parametrize("url", ["http://", "https://a b/", "http://-x-:port"])
+def test_endpoint_that_is_none_is_refused_at_once(url: str) -> None:
+    with pytest.raises(UsageError, match=r"encryption\.kms_endpoint_url names no endpoint"):
+        ring(None, FIRST, url=url)
+
+
+def test_spoilt_setting_of_the_sdk_is_an_outage(kms: Kms, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_METADATA_SERVICE_NUM_ATTEMPTS", "many")
+
+    with pytest.raises(KeysUnavailable, match="AWS KMS cannot be asked"):
+        ring(None, FIRST, url=kms.url).seal("a.job", "to", b"x")

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from processor import App
 from processor.engine.context import JobContext
-from processor.engine.ports import Owner
+from processor.engine.outcomes import known_outcome
+from processor.engine.ports import LedgerRow, Owner
+from processor.engine.slices import Duplicate
 from processor.errors import SinkUnavailable, UsageError
+from processor.model import Hop, JobHeaders, Position
+from tests.contracts.test_protected import FULL, Source, opened_of
 from tests.engine.bench import Bench, Crash
 
 STOP = OSError("no answer")
@@ -59,6 +64,19 @@ def test_schema_s_id_alone_makes_no_conflict(bench: Bench):
     bench.member(publish_status=True).go()
 
     assert [each["error_class"] for each in bench.statuses()] == [None, None]
+
+
+def test_job_is_a_duplicate_of_one_whose_key_was_withdrawn_and_waits_for_nothing():
+    before, now = Source(), Source()
+    now.current = "two"
+    digest = opened_of(before.keyring(), FULL).digest()
+    row = LedgerRow("i", "first", "done", None, None, payload_hash=digest)
+    job = JobHeaders("other", "a.job", idempotency_key="k")
+    entry: Any = SimpleNamespace(hop=Hop(Position("t", 0, 1), 0))
+
+    told = known_outcome(row, job, entry, lambda: opened_of(now.keyring(), FULL))
+
+    assert told == Duplicate("first", "done", None, 0, conflict=False)
 
 
 # Checkpoints.
