@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
@@ -182,6 +183,67 @@ def test_line_that_a_library_cannot_make_tells_where_and_not_what(
     assert str(line["event"]).startswith(f"the log line of {__file__}:")
     assert str(line["event"]).endswith("could not be written: TypeError")
     assert capsys.readouterr().err == ""
+
+
+class Wordless(Exception):
+    def __str__(self) -> str:
+        return 5  # type: ignore[return-value]
+
+    __repr__ = __str__
+
+
+class Void(Wordless):
+    def __bool__(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_log_call_raises_nothing_for_what_it_is_given(stream: io.StringIO, form: str):
+    configure_logging(LogSettings.model_validate({"format": form}), stream=stream)
+    log, circle = worker_logger("w", job_id="j-1"), {"a": [1]}
+    circle["a"].append(circle)  # type: ignore[arg-type]
+
+    for given in (Wordless(), [Wordless()], {Wordless(): 1}, circle, 10**5000, {1: 10**5000}):
+        log.error("broken", kept="as it is", given=given)
+        with hiding(Plaintexts(["hidden"])):
+            log.error("broken", kept="as it is", given=given)
+    log.error("broken", exc_info=())
+    log.error("broken %d times", Wordless())
+    log.error("broken %s %s", "once")
+    log.error(Wordless())  # type: ignore[arg-type]
+    asyncio.run(log.aerror("broken %d", "x"))
+
+    told = stream.getvalue().splitlines()
+    assert [line for line in told if "j-1" not in line] == []
+    assert len([line for line in told if "broken" in line and "as it is" in line]) == 12
+    assert len(told) == 12 + 5
+
+
+@pytest.mark.parametrize("of", ["ours", "a library"])
+def test_error_without_words_is_told_by_its_class(stream: io.StringIO, of: str):
+    configure(stream)
+    log = worker_logger("w") if of == "ours" else logging.getLogger("someone")
+
+    try:
+        raise Wordless from Void()
+    except Wordless as fault:
+        log.warning("failed", exc_info=fault)
+
+    (line,) = lines(stream)
+    assert (line["event"], line["error"], line["cause"]) == (
+        "failed", "Wordless: <Wordless object>", "Void: <Void object>",
+    )  # fmt: skip
+
+
+def test_arguments_are_filled_in(stream: io.StringIO):
+    configure(stream)
+
+    worker_logger("w").info("%s of %d", "one", 2)
+    worker_logger("w").info("%(a)s%%", {"a": 5})
+    worker_logger("w").info("100%")
+    worker_logger("w").debug("%d", "quiet")
+
+    assert [line["event"] for line in lines(stream)] == ["one of 2", "5%", "100%"]
 
 
 def test_stream_that_fails_ends_nobody(stream: io.StringIO):
