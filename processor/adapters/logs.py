@@ -31,6 +31,15 @@ from processor.settings import LogSettings
 PAYLOAD_FIELDS: Final = frozenset({"payload", "value", "body"})
 ERROR_LENGTH_MAX: Final = 1024
 FRAMES_MAX: Final = 8  # Innermost first is what one looks for; more is noise.
+# Fields that this package writes itself: a value that happens to be called so must not hide them.
+OWN_FIELDS: Final = frozenset({
+    "at", "attempt", "away", "cause", "code", "drain_seconds", "duplicate_of", "epoch", "error",
+    "error_class", "event", "folder", "group", "in_seconds", "job_id", "job_type", "jobs",
+    "key_hash", "ledger", "level", "logger", "number", "offset", "partition", "partitions", "place",
+    "pool_free", "replay", "seconds", "span_id", "timestamp", "topic", "topics", "trace_id",
+    "unanswered", "url", "what", "why", "worker_id",
+})  # fmt: skip
+OWN_VALUES: Final = frozenset({"level", "timestamp"})  # Set last, whatever was given.
 SECRET_LENGTH_MIN: Final = 4  # Masking a shorter text would tear up every other word.
 
 # These tell each request at `info`; theirs is worth reading only when ours is at `debug`.
@@ -116,7 +125,11 @@ class Redaction:
         name_of = self._name_of if hidden is None else partial(self._name, hidden)
         cleaned = {}
         for name, value in event.items():
-            if name not in PAYLOAD_FIELDS:
+            if name in OWN_VALUES:
+                cleaned[name] = value
+            elif name in OWN_FIELDS:
+                cleaned[name] = self._clean_surely(value, hidden)
+            elif name not in PAYLOAD_FIELDS:
                 told, secret = name_of(name)
                 cleaned[told] = MASK if secret else self._clean_surely(value, hidden)
         return cleaned

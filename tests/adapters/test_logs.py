@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import asyncio
 import io
 import json
@@ -8,13 +9,16 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
 
+from processor.adapters import logs
 from processor.adapters.logs import (
     ERROR_LENGTH_MAX,
     FRAMES_MAX,
+    OWN_FIELDS,
     configure_logging,
     key_hash,
     worker_logger,
@@ -158,6 +162,35 @@ def test_decrypted_values_are_masked_in_names_and_numbers_too(stream: io.StringI
     assert (numbers["phone"], numbers["other"], numbers["yes"]) == ("***", 4915112345679, True)
     assert lines(stream)[2]["***"] == "x"
     assert "never-told" not in stream.getvalue()
+
+
+def test_fields_of_our_own_stay_whatever_a_value_is_called(stream: io.StringIO):
+    configure(stream, secrets=("info", "seconds"))
+
+    with hiding(Plaintexts([*OWN_FIELDS, "info", "other", "2026", "handler"])):
+        worker_logger("w", job_id="j-1", topic="topic").info("handler failed", other="other", n=1)
+
+    (line,) = lines(stream)
+    assert str(line.pop("timestamp"))[:2].isdecimal()
+    assert line == {
+        "event": "*** failed", "level": "info", "worker_id": "w", "job_id": "j-1", "topic": "***",
+        "***": "***", "n": 1,
+    }  # fmt: skip
+
+
+def logged_names() -> Iterator[str | None]:
+    for path in Path(logs.__file__).parent.parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            if "logger" in ast.unparse(node.func.value).lower() or node.func.attr == "bind":
+                yield from (each.arg for each in node.keywords)
+
+
+def test_every_field_that_we_write_is_known_as_our_own():
+    written = set(logged_names()) - {None, "exc_info"}
+
+    assert {"job_id", "why"} <= written <= OWN_FIELDS
 
 
 def test_names_that_are_no_texts_are_written(stream: io.StringIO):
