@@ -30,6 +30,7 @@ from processor.settings import LogSettings
 
 PAYLOAD_FIELDS: Final = frozenset({"payload", "value", "body"})
 ERROR_LENGTH_MAX: Final = 1024
+ERROR_READ_MAX: Final = 10_000  # Characters of an error's text that are looked at.
 FRAMES_MAX: Final = 8  # Innermost first is what one looks for; more is noise.
 # Fields that this package writes itself: a value that happens to be called so must not hide them.
 OWN_FIELDS: Final = frozenset({
@@ -273,8 +274,11 @@ def _filled(event: Any, args: tuple[Any, ...]) -> Any:
 
 
 def _told(error: BaseException) -> str:
-    text = masked(f"{type(error).__name__}: {_words(error)}")  # Before it is cut.
-    return text if len(text) <= ERROR_LENGTH_MAX else f"{text[:ERROR_LENGTH_MAX]}…"
+    text = f"{type(error).__name__}: {_words(error)}"
+    told = masked(text, length_max=ERROR_READ_MAX)  # Before it is cut.
+    if len(told) <= ERROR_LENGTH_MAX and len(text) <= ERROR_READ_MAX:
+        return told
+    return f"{told[:ERROR_LENGTH_MAX]}…"
 
 
 def _words(value: Any) -> str:

@@ -7,6 +7,7 @@ import json
 import logging
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -322,6 +323,17 @@ def test_error_is_one_compact_line_without_local_variables(stream: io.StringIO, 
     assert "test_error_is_one_compact_line" in line["at"][0]
     assert "Traceback" not in stream.getvalue()
     assert CANARY not in stream.getvalue()
+
+
+def test_error_of_any_length_is_told_soon_and_never_half_a_value(stream: io.StringIO):
+    configure(stream)
+    long, started = "Ada Lovelace, " * 900, time.process_time()
+
+    with hiding(Plaintexts([long, "Bea Long"])):
+        worker_logger("w").error("failed", exc_info=ValueError(f"Bea Long {long}" * 1000))
+
+    assert time.process_time() - started < 2
+    assert lines(stream)[0]["error"] == "ValueError: *** ***…"
 
 
 def test_deep_error_shows_its_innermost_frames_first(stream: io.StringIO):
