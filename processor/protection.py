@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from processor.section import Bytes, Seconds, Section, Texts
+from processor.section import Bytes, EntryFault, Seconds, Section, Texts
 
 KMS_KEY = re.compile(r"arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key/[A-Za-z0-9-]+")
 _HOST = re.compile(r"(\*\.)?[a-z0-9]([a-z0-9_.-]*[a-z0-9])?")
@@ -18,7 +18,7 @@ _HOST = re.compile(r"(\*\.)?[a-z0-9]([a-z0-9_.-]*[a-z0-9])?")
 def _folders(entries: tuple[str, ...]) -> tuple[str, ...]:
     for entry in entries:
         if not Path(entry).is_absolute():
-            raise ValueError(f"`{entry}` is no absolute path such as /srv/in")
+            raise EntryFault(entry, "is no absolute path such as /srv/in")
     return entries
 
 
@@ -39,8 +39,8 @@ def _host(entry: str) -> str:
     try:
         return str(ipaddress.ip_address(host.strip("[]")))
     except ValueError:
-        raise ValueError(
-            f"`{entry}` is no host: write files.example.com, *.example.com, an address, or *"
+        raise EntryFault(
+            entry, "is no host: write files.example.com, *.example.com, an address, or *"
         ) from None
 
 
@@ -49,7 +49,7 @@ def _networks(entries: tuple[str, ...]) -> tuple[str, ...]:
         try:
             ipaddress.ip_network(entry)
         except ValueError as fault:
-            raise ValueError(f"`{entry}` is no network such as 10.1.0.0/16: {fault}") from None
+            raise EntryFault(entry, "is no network such as 10.1.0.0/16", fault) from None
     return entries
 
 
@@ -68,8 +68,8 @@ class HttpSettings(Section):
 def _kms_keys(entries: tuple[str, ...]) -> tuple[str, ...]:
     for entry in entries:
         if not KMS_KEY.fullmatch(entry):
-            raise ValueError(
-                f"`{entry}` is no key: write arn:aws:kms:<region>:<account>:key/<id>, no alias"
+            raise EntryFault(
+                entry, "is no key: write arn:aws:kms:<region>:<account>:key/<id>, no alias"
             )
     return entries
 

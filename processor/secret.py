@@ -26,7 +26,7 @@ _URL = re.compile(
 # URL's query or libpq's words.
 _PASSWORDS = (
     re.compile(r"(://[^:/@]*:)(.+)(?=@)", re.DOTALL),
-    re.compile(r"(https?://)([^:/@?#]+)(?=@)"),
+    re.compile(r"(https?://)([^:/@?#]+)(?=:?@)"),
     re.compile(r"((?:password|secret|token)\s*=\s*)('(?:[^'\\]|\\.)*'|[^&\s]+)", re.IGNORECASE),
 )
 

@@ -22,6 +22,14 @@ class Section(BaseModel):
     )
 
 
+class EntryFault(ValueError):
+    """What is wrong with one entry of a list. `fact` leaves the entry out: it may be a secret."""
+
+    def __init__(self, entry: str, fact: str, detail: object = "") -> None:
+        super().__init__(f"`{entry}` {fact}" + (f": {detail}" if detail else ""))
+        self.fact = fact
+
+
 def parse_duration(value: object) -> float:
     """Turn 90, "90", "90s", "1m30s", "500ms", "2h" or "7d" into seconds.
 

@@ -26,7 +26,7 @@ from processor.errors import UsageError
 from processor.kafka_rules import kafka_fault
 from processor.protection import EncryptionSettings, FileSettings, HttpSettings
 from processor.secret import MASK, masked, passwords_in
-from processor.section import Bytes, Seconds, Section
+from processor.section import Bytes, EntryFault, Seconds, Section
 from processor.section import parse_bytes as parse_bytes  # Known by this module's name.
 from processor.section import parse_duration as parse_duration
 from processor.sources import Found, FromFile, Names, from_environment, from_flags, from_toml
@@ -326,7 +326,11 @@ def _value_fault(error: Mapping[str, Any], found: Mapping[str, Found]) -> str:
         wheres = [f.where for n, f in found.items() if n.startswith(f"{name}.")]
         told = ", ".join(dict.fromkeys(where for where in wheres if where != "default"))
         return f"{told}: [{name}] {message}"
-    shown = MASK if type(value.value) is FromFile else masked(name, value.value)
+    fault = error.get("ctx", {}).get("error")
+    from_file = type(value.value) is FromFile
+    if from_file and isinstance(fault, EntryFault):
+        message = f"an entry {fault.fact}"
+    shown = MASK if from_file else masked(name, value.value)
     told = "" if shown == MASK else f" = {shown!r}"
     return f"{value.where}: {name}{told}: {message}"
 

@@ -181,6 +181,28 @@ def test_what_was_read_from_a_file_is_a_secret(folder: Path):
     assert settings.ledger.url == "postgresql://me@db/canary"
 
 
+LISTS = {
+    "files.folders": "`nowhere` is no absolute path such as /srv/in",
+    "http.hosts": "`no where` is no host: write files.example.com, *.example.com, an address, or *",
+    "http.networks": "`nowhere` is no network such as 10.1.0.0/16: 'nowhere' does not appear to be",
+    "encryption.kms_keys": "`nowhere` is no key: write arn:aws:kms:",
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_entry_of_a_list_is_named_unless_it_was_read_from_a_file(folder: Path, name: str):
+    entry = LISTS[name].split("`")[1]
+    variable = "PROCESSOR_" + name.replace(".", "_").upper()
+
+    told = fault_of(folder, {variable: entry})
+    told_of_file = fault_of(folder, {f"{variable}_FILE": str(write(folder, entry, "list"))})
+
+    assert LISTS[name] in told
+    fact = LISTS[name].partition("` ")[2].partition(": '")[0]
+    assert told_of_file.startswith(f"{variable}_FILE: {name}: an entry {fact}")
+    assert entry not in told_of_file
+
+
 def test_secret_file_that_is_missing_is_a_fault(folder: Path):
     told = fault_of(folder, {"PROCESSOR_KAFKA_SASL_PASSWORD_FILE": "/nowhere"})
 
@@ -359,6 +381,7 @@ def test_no_secret_shows_when_settings_are_printed():
     [f"host=db user=app password={CANARY}", f"host=db password = '{CANARY}'", f"me:{CANARY}@db/x",
      f"mysql://me:p {CANARY}@db/x", f"mysql://me:{CANARY} p@db/x", f"mysql://me:p@{CANARY}@db/x",
      f"mysql://me:p/{CANARY}@db/x", f"mysql://me:p?{CANARY}@db/x", f"https://{CANARY}@db",
+     f"https://{CANARY}:@db",
      f"mysql://db/x?password={CANARY} p", f"https://id/token?client_secret={CANARY}"],
 )  # fmt: skip
 def test_password_in_any_place_of_a_url_is_not_shown(folder: Path, url: str):

@@ -57,6 +57,7 @@ CORE_BANNED_CALLS = {"now", "utcnow", "today", "sleep", "open"}
 MAY_CATCH_EVERYTHING = {
     "processor/engine/call.py": "calls the handler, which may raise anything",
     "processor/engine/quick.py": "calls the handler too",
+    "processor/adapters/logs.py": "asks what a user logs for its text, which may raise anything",
     "processor/app.py": "makes a payload's class, whose checks may raise anything",
     "processor/contracts/avro.py": "reads by a stranger's schema, which may provoke anything",
     "processor/contracts/protected.py": "opens what was read by a stranger's schema",

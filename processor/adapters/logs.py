@@ -5,6 +5,7 @@ Rule 2: known secrets are masked wherever they turn up, inside messages and erro
 Rule 3: so are decrypted values, while the job that has them is in hand (contracts/masking.py), in
 fields and in their names.
 Rule 4: what is below the level costs one method call that does nothing.
+Rule 5: a log call raises nothing for what it is given: what has no words is told by its class.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import re
 import sys
 import traceback
 from collections import deque
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import lru_cache, partial, wraps
 from typing import Any, Final, TextIO, cast
 
 import structlog
@@ -29,7 +30,17 @@ from processor.settings import LogSettings
 
 PAYLOAD_FIELDS: Final = frozenset({"payload", "value", "body"})
 ERROR_LENGTH_MAX: Final = 1024
+ERROR_READ_MAX: Final = 10_000  # Characters of an error's text that are looked at.
 FRAMES_MAX: Final = 8  # Innermost first is what one looks for; more is noise.
+# Fields that this package writes itself: a value that happens to be called so must not hide them.
+OWN_FIELDS: Final = frozenset({
+    "at", "attempt", "away", "cause", "code", "drain_seconds", "duplicate_of", "epoch", "error",
+    "error_class", "event", "folder", "group", "in_seconds", "job_id", "job_type", "jobs",
+    "key_hash", "ledger", "level", "logger", "number", "offset", "partition", "partitions", "place",
+    "pool_free", "replay", "seconds", "span_id", "timestamp", "topic", "topics", "trace_id",
+    "unanswered", "url", "what", "why", "worker_id",
+})  # fmt: skip
+OWN_VALUES: Final = frozenset({"level", "timestamp"})  # Set last, whatever was given.
 SECRET_LENGTH_MIN: Final = 4  # Masking a shorter text would tear up every other word.
 
 # These tell each request at `info`; theirs is worth reading only when ours is at `debug`.
@@ -59,10 +70,10 @@ def configure_logging(
         compact_error,
         Redaction(secrets),
     ]
-    renderer = _renderer(settings, stream)
+    renderer = _sure(_renderer(settings, stream))
     structlog.configure(
         processors=[*shared, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        wrapper_class=_logger_class(level),
         logger_factory=structlog.WriteLoggerFactory(file=stream),
         cache_logger_on_first_use=False,
     )
@@ -111,7 +122,24 @@ class Redaction:
     def __call__(self, logger: Any, method: str, event: EventDict) -> EventDict:
         """Return the event as it may be seen."""
         del logger, method
-        return cast("EventDict", self._clean_fields(event, hidden_now() or None))
+        hidden = hidden_now() or None
+        name_of = self._name_of if hidden is None else partial(self._name, hidden)
+        cleaned = {}
+        for name, value in event.items():
+            if name in OWN_VALUES:
+                cleaned[name] = value
+            elif name in OWN_FIELDS:
+                cleaned[name] = self._clean_surely(value, hidden)
+            elif name not in PAYLOAD_FIELDS:
+                told, secret = name_of(name)
+                cleaned[told] = MASK if secret else self._clean_surely(value, hidden)
+        return cleaned
+
+    def _clean_surely(self, value: Any, hidden: Plaintexts | None) -> Any:
+        try:
+            return self._clean(value, hidden)
+        except Exception:  # noqa: BLE001 - it may be a user's class, or hold itself.
+            return _class_of(value)
 
     def _clean_fields(self, fields: Mapping[Any, Any], hidden: Plaintexts | None) -> dict[Any, Any]:
         name_of = self._name_of if hidden is None else partial(self._name, hidden)
@@ -141,7 +169,9 @@ class Redaction:
             return self._clean_fields(value, hidden)
         if isinstance(value, (list, tuple, set, frozenset)):
             return [self._clean(one, hidden) for one in value]
-        return self._clean(str(value), hidden)  # Else a renderer's repr() of it would pass unseen.
+        return self._clean(
+            _words(value), hidden
+        )  # Else a renderer's repr() of it would pass unseen.
 
 
 def compact_error(
@@ -155,11 +185,14 @@ def compact_error(
     given = event.pop("exc_info", None)
     error = sys.exc_info()[1] if given is True else given
     if isinstance(error, tuple):
-        error = error[1]
+        error = error[1] if len(error) == 3 else None
     if isinstance(error, BaseException):
         event["error"] = _told(error)
         event["at"] = frames_of(error)
-        if cause := error.__cause__ or (None if error.__suppress_context__ else error.__context__):
+        cause = error.__cause__
+        if cause is None and not error.__suppress_context__:
+            cause = error.__context__
+        if cause is not None:  # A user's class may say that it is false.
             event["cause"] = _told(cause)
     return event
 
@@ -200,6 +233,60 @@ def _renderer(settings: LogSettings, stream: TextIO) -> Processor:
     return structlog.processors.JSONRenderer(ensure_ascii=False)
 
 
+def _sure(render: Processor) -> Processor:
+    """Render texts alone where the rest cannot be, such as a number of 5,000 digits."""
+
+    def rendered(logger: Any, method: str, event: EventDict) -> Any:
+        try:
+            return render(logger, method, dict(event))
+        except Exception:  # noqa: BLE001 - what is left of users' classes may raise anything.
+            texts = {n: v if isinstance(v, str) else _class_of(v) for n, v in event.items()}
+            return render(logger, method, texts)
+
+    return rendered
+
+
+def _logger_class(level: int) -> type[FilteringBoundLogger]:
+    """Make structlog's class of loggers, for which a text and its arguments may not fit."""
+    made = structlog.make_filtering_bound_logger(level)
+    for name in ("debug", "info", "msg", "warning", "warn", "error", "exception", "critical"):
+        for each in (name, f"a{name}"):
+            method = getattr(made, each)
+            if "nop" not in method.__name__:
+                setattr(made, each, _filled_first(method))
+    return made
+
+
+def _filled_first(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def tell(logger: Any, event: Any, *args: Any, **fields: Any) -> Any:
+        return method(logger, _filled(event, args) if args else event, **fields)
+
+    return tell
+
+
+def _filled(event: Any, args: tuple[Any, ...]) -> Any:
+    named = len(args) == 1 and isinstance(args[0], Mapping) and args[0]
+    try:
+        return event % (args[0] if named else args)
+    except Exception:  # noqa: BLE001 - the arguments may be of users' classes.
+        return " ".join(map(_words, (event, *args)))
+
+
 def _told(error: BaseException) -> str:
-    text = masked(f"{type(error).__name__}: {error}")  # Before it is cut.
-    return text if len(text) <= ERROR_LENGTH_MAX else f"{text[:ERROR_LENGTH_MAX]}…"
+    text = f"{type(error).__name__}: {_words(error)}"
+    told = masked(text, length_max=ERROR_READ_MAX)  # Before it is cut.
+    if len(told) <= ERROR_LENGTH_MAX and len(text) <= ERROR_READ_MAX:
+        return told
+    return f"{told[:ERROR_LENGTH_MAX]}…"
+
+
+def _words(value: Any) -> str:
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - a user's class says how.
+        return _class_of(value)
+
+
+def _class_of(value: Any) -> str:
+    return f"<{type(value).__name__} object>"

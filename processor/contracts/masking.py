@@ -23,10 +23,18 @@ MASK: Final = "***"
 WORD_LENGTH_MAX: Final = 3  # Shorter values are masked only as whole words.
 NAME_LENGTH_MIN: Final = 8  # A name (key, id) may hold a shorter value by chance.
 SPELLED_LENGTH_MIN: Final = 256  # A value up to this length is spelled for any text.
+WAY_GROWTH_MAX: Final = 12  # A URL writes a letter of four bytes so.
 GATE_LENGTH: Final = WORD_LENGTH_MAX + 1
 HEAD_LENGTH_MAX: Final = 32
+TAIL_LENGTH: Final = 8
+# Characters that may be compared for a text and for each of its own. Ordinary texts need few;
+# "aaa…" in a longer "aaaa…" would need the product of both lengths.
+EFFORT_MAX: Final = 100_000
+EFFORT_PER_LETTER_MAX: Final = 512
+LOOK_EFFORT: Final = 128  # What one look costs, in such characters.
 
 Span = tuple[int, int]
+_Ends = tuple[set[str], set[str]]  # The last characters of texts of one length, and the texts.
 
 
 class Plaintexts:
@@ -44,14 +52,21 @@ class Plaintexts:
     def __add__(self, other: Plaintexts) -> Plaintexts:
         return Plaintexts(self._values | other._values)
 
-    def mask(self, text: str) -> str:
-        """Give the text with `***` for each value in it."""
+    def mask(self, text: str, *, length_max: int = sys.maxsize) -> str:
+        """Give the text with `***` for each value in it.
+
+        Of a text longer than `length_max`, what stands in so many of its characters is given.
+        """
+        if len(text) > length_max:  # A value that begins in them is seen as a whole.
+            text = text[: length_max + WAY_GROWTH_MAX * max(map(len, self._values), default=0)]
         told, at = "", 0
         for start, end in self._spans(text):
+            if start >= length_max:
+                break
             if start >= at:  # Else it overlaps the one before: one mask is for both.
                 told += text[at:start] + MASK
             at = max(at, end)
-        return told + text[at:]
+        return told + text[at:length_max]
 
     def mask_within(self, value: Any) -> Any:
         """Do so in every text of a JSON-able value; an equal number is masked, too."""
@@ -100,8 +115,9 @@ class Plaintexts:
 class _Spellings:
     """All ways in which values are written, for one look at each place of a text.
 
-    What begins at a place is looked up by four characters, then by up to 32, then as a whole: a
-    thousand values cost a text no more than one does.
+    What begins at a place is looked up by four characters, then by up to 32, then, for each length
+    that so begins, as a whole: a thousand values cost a text no more than one does. A text that
+    costs too much all the same is masked as a whole.
     """
 
     __slots__ = ("_gates", "_heads", "_sizes", "length_max")
@@ -110,34 +126,53 @@ class _Spellings:
         near = [value for value in values if len(_on_one_line(_text(value))) <= length_max]
         self.length_max = length_max if len(near) < len(values) else sys.maxsize
         ways = {_folded(way) for value in near for way in _ways(value)} - {""}
-        heads: dict[str, list[str]] = defaultdict(list)
+        heads: dict[str, dict[int, _Ends]] = defaultdict(dict)
         gates: dict[str, dict[int, None]] = defaultdict(dict)
         for way in sorted(ways, key=len, reverse=True):
             head = way[:HEAD_LENGTH_MAX]
-            heads[head].append(way)
+            tails, wholes = heads[head].setdefault(len(way), (set(), set()))
+            tails.add(way[-TAIL_LENGTH:])
+            wholes.add(way)
             gates[way[:GATE_LENGTH]][len(head)] = None
-        self._heads = {head: tuple(longest_first) for head, longest_first in heads.items()}
+        self._heads = dict(heads)
         self._gates = {gate: tuple(longest_first) for gate, longest_first in gates.items()}
         self._sizes = {len(gate) for gate in gates}
 
     def spans(self, text: str) -> list[Span]:
         """Where values stand in a folded text; at each place the longest that begins there."""
-        return [
-            (start, end)
-            for size in self._sizes
-            for start in range(len(text) - size + 1)
-            if (lengths := self._gates.get(text[start : start + size])) is not None
-            and (end := self._end(text, start, lengths))
-        ]
+        found = []
+        effort_left = EFFORT_MAX + EFFORT_PER_LETTER_MAX * len(text)
+        for size in self._sizes:
+            for start in range(len(text) - size + 1):
+                lengths = self._gates.get(text[start : start + size])
+                if lengths is not None:
+                    end, effort = self._end(text, start, lengths)
+                    if end:
+                        found.append((start, end))
+                    effort_left -= effort
+                    if effort_left < 0:
+                        return [(0, len(text))]
+        return found
 
-    def _end(self, text: str, start: int, lengths: Sequence[int]) -> int:
-        """Where a value ends that begins here; 0: none does."""
-        for length in lengths:
-            ways = self._heads.get(text[start : start + length], ())
-            if text.startswith(ways, start):
-                end = start + next(len(way) for way in ways if text.startswith(way, start))
-                return end if length > WORD_LENGTH_MAX or _is_word(text, start, end) else 0
-        return 0
+    def _end(self, text: str, start: int, lengths: Sequence[int]) -> tuple[int, int]:
+        """Where a value ends that begins here (0: none does), and what it took to know."""
+        effort = 0
+        for head_length in lengths:
+            effort += LOOK_EFFORT
+            ends_by_length = self._heads.get(text[start : start + head_length])
+            if ends_by_length is None:
+                continue
+            for length, (tails, wholes) in ends_by_length.items():  # Longest first.
+                end = start + length
+                effort += LOOK_EFFORT
+                if text[max(start, end - TAIL_LENGTH) : end] not in tails:
+                    continue
+                effort += length
+                if text[start:end] in wholes and (
+                    length > WORD_LENGTH_MAX or _is_word(text, start, end)
+                ):
+                    return end, effort
+        return 0, effort
 
 
 NOTHING: Final = Plaintexts(())
@@ -167,9 +202,9 @@ class hiding:  # noqa: N801 - it is used like a function.
             _hidden.reset(self._token)
 
 
-def masked(text: str) -> str:
-    """Give the text with `***` for each value that is hidden now."""
-    return _hidden.get().mask(text)
+def masked(text: str, *, length_max: int = sys.maxsize) -> str:
+    """Give the text, or so many characters of it, with `***` for each value hidden now."""
+    return _hidden.get().mask(text, length_max=length_max)
 
 
 def hidden_now() -> Plaintexts:
@@ -204,7 +239,14 @@ def _on_one_line(text: str) -> str:
 
 def _folded(text: str) -> str:
     """Give a text without the case of its letters; each letter is folded by itself."""
-    return text.casefold().replace("\N{LATIN SMALL LETTER DOTLESS I}", "i")  # Its capital is I.
+    folded = text.casefold()
+    if folded.isascii():
+        return folded
+    # Without its dot or with two, an i has the capital I in some languages; and casefold() writes
+    # the second dot as a letter of its own.
+    return folded.replace("\N{LATIN SMALL LETTER DOTLESS I}", "i").replace(
+        "\N{COMBINING DOT ABOVE}", ""
+    )
 
 
 def _is_word(text: str, start: int, end: int) -> bool:

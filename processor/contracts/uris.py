@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import re
 
+from processor.contracts.masking import MASK
+
+# Else what stands here may be the beginning of a password with a / or # in it.
+_HOST = re.compile(r"(\[[^\]]*\]|[^:@]*)(:\d*)?")
 _USER = re.compile(r"^([^/]*//)[^/]*@")
 
 
@@ -17,6 +21,10 @@ def shown(uri: str) -> str:
     >>> shown("s3://reports/invoice #12.pdf")
     's3://reports/invoice #12.pdf'
     """
+    scheme, _, rest = uri.partition("//")
+    host = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    if "@" in rest[len(host) :] and "/" not in scheme and not _HOST.fullmatch(host):
+        return f"{scheme}//{MASK}"  # Where the password ends nobody can tell.
     if not uri.lower().startswith("s3://"):
         uri = re.split(r"[?#]", uri, maxsplit=1)[0]
     return _USER.sub(r"\1", uri)

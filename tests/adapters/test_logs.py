@@ -1,19 +1,25 @@
 from __future__ import annotations
 
+import ast
+import asyncio
 import io
 import json
 import logging
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
 
+from processor.adapters import logs
 from processor.adapters.logs import (
     ERROR_LENGTH_MAX,
     FRAMES_MAX,
+    OWN_FIELDS,
     configure_logging,
     key_hash,
     worker_logger,
@@ -159,6 +165,35 @@ def test_decrypted_values_are_masked_in_names_and_numbers_too(stream: io.StringI
     assert "never-told" not in stream.getvalue()
 
 
+def test_fields_of_our_own_stay_whatever_a_value_is_called(stream: io.StringIO):
+    configure(stream, secrets=("info", "seconds"))
+
+    with hiding(Plaintexts([*OWN_FIELDS, "info", "other", "2026", "handler"])):
+        worker_logger("w", job_id="j-1", topic="topic").info("handler failed", other="other", n=1)
+
+    (line,) = lines(stream)
+    assert str(line.pop("timestamp"))[:2].isdecimal()
+    assert line == {
+        "event": "*** failed", "level": "info", "worker_id": "w", "job_id": "j-1", "topic": "***",
+        "***": "***", "n": 1,
+    }  # fmt: skip
+
+
+def logged_names() -> Iterator[str | None]:
+    for path in Path(logs.__file__).parent.parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            if "logger" in ast.unparse(node.func.value).lower() or node.func.attr == "bind":
+                yield from (each.arg for each in node.keywords)
+
+
+def test_every_field_that_we_write_is_known_as_our_own():
+    written = set(logged_names()) - {None, "exc_info"}
+
+    assert {"job_id", "why"} <= written <= OWN_FIELDS
+
+
 def test_names_that_are_no_texts_are_written(stream: io.StringIO):
     configure(stream, secrets=(CANARY,))
 
@@ -182,6 +217,67 @@ def test_line_that_a_library_cannot_make_tells_where_and_not_what(
     assert str(line["event"]).startswith(f"the log line of {__file__}:")
     assert str(line["event"]).endswith("could not be written: TypeError")
     assert capsys.readouterr().err == ""
+
+
+class Wordless(Exception):
+    def __str__(self) -> str:
+        return 5  # type: ignore[return-value]
+
+    __repr__ = __str__
+
+
+class Void(Wordless):
+    def __bool__(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_log_call_raises_nothing_for_what_it_is_given(stream: io.StringIO, form: str):
+    configure_logging(LogSettings.model_validate({"format": form}), stream=stream)
+    log, circle = worker_logger("w", job_id="j-1"), {"a": [1]}
+    circle["a"].append(circle)  # type: ignore[arg-type]
+
+    for given in (Wordless(), [Wordless()], {Wordless(): 1}, circle, 10**5000, {1: 10**5000}):
+        log.error("broken", kept="as it is", given=given)
+        with hiding(Plaintexts(["hidden"])):
+            log.error("broken", kept="as it is", given=given)
+    log.error("broken", exc_info=())
+    log.error("broken %d times", Wordless())
+    log.error("broken %s %s", "once")
+    log.error(Wordless())  # type: ignore[arg-type]
+    asyncio.run(log.aerror("broken %d", "x"))
+
+    told = stream.getvalue().splitlines()
+    assert [line for line in told if "j-1" not in line] == []
+    assert len([line for line in told if "broken" in line and "as it is" in line]) == 12
+    assert len(told) == 12 + 5
+
+
+@pytest.mark.parametrize("of", ["ours", "a library"])
+def test_error_without_words_is_told_by_its_class(stream: io.StringIO, of: str):
+    configure(stream)
+    log = worker_logger("w") if of == "ours" else logging.getLogger("someone")
+
+    try:
+        raise Wordless from Void()
+    except Wordless as fault:
+        log.warning("failed", exc_info=fault)
+
+    (line,) = lines(stream)
+    assert (line["event"], line["error"], line["cause"]) == (
+        "failed", "Wordless: <Wordless object>", "Void: <Void object>",
+    )  # fmt: skip
+
+
+def test_arguments_are_filled_in(stream: io.StringIO):
+    configure(stream)
+
+    worker_logger("w").info("%s of %d", "one", 2)
+    worker_logger("w").info("%(a)s%%", {"a": 5})
+    worker_logger("w").info("100%")
+    worker_logger("w").debug("%d", "quiet")
+
+    assert [line["event"] for line in lines(stream)] == ["one of 2", "5%", "100%"]
 
 
 def test_stream_that_fails_ends_nobody(stream: io.StringIO):
@@ -227,6 +323,17 @@ def test_error_is_one_compact_line_without_local_variables(stream: io.StringIO, 
     assert "test_error_is_one_compact_line" in line["at"][0]
     assert "Traceback" not in stream.getvalue()
     assert CANARY not in stream.getvalue()
+
+
+def test_error_of_any_length_is_told_soon_and_never_half_a_value(stream: io.StringIO):
+    configure(stream)
+    long, started = "Ada Lovelace, " * 900, time.process_time()
+
+    with hiding(Plaintexts([long, "Bea Long"])):
+        worker_logger("w").error("failed", exc_info=ValueError(f"Bea Long {long}" * 1000))
+
+    assert time.process_time() - started < 2
+    assert lines(stream)[0]["error"] == "ValueError: *** ***…"
 
 
 def test_deep_error_shows_its_innermost_frames_first(stream: io.StringIO):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from processor.secret import secret_name
+from processor.secret import names_path, secret_name
 from tests.alerts.rules import alerts
 from tests.helm import chart
 
@@ -196,6 +196,10 @@ def test_a_secret_among_the_settings_is_refused(table: str, name: str) -> None:
         ("ledger", "url", "postgresql://me:canary@db/jobs"),
         ("ledger", "url", "postgresql://db/jobs?user=me&password=canary"),
         ("registry", "url", "https://me:canary@registry"),
+        ("ledger", "url", "postgresql://me:1,canary@[::1]:5432/jobs"),
+        ("ledger", "url", "postgresql://me:1/canary@db/jobs"),
+        ("outbox", "url", "postgresql://me:a/canary@db/jobs"),
+        ("outbox", "url", "postgresql://me:a?canary@db/jobs"),
     ],
 )
 def test_a_url_with_a_password_among_the_settings_is_refused(
@@ -205,6 +209,42 @@ def test_a_url_with_a_password_among_the_settings_is_refused(
 
     assert f"{table}.{name} holds a secret" in told
     assert "canary" not in told
+
+
+@pytest.mark.parametrize(
+    ("table", "name", "value"),
+    [
+        ("registry", "password", ""),
+        ("registry", "password", None),
+        ("ledger", "url", "postgresql://db:5432/jobs?user=svc@corp"),
+        ("ledger", "url", "postgresql://h1:5432,h2:5433/jobs?user=svc@corp"),
+        ("ledger", "url", "postgresql://[::1]:5432/jobs?user=svc@corp"),
+        ("ledger", "url", "postgresql://me@db:5432/jobs?application_name=a@b"),
+    ],
+)
+def test_a_setting_without_a_secret_in_it_is_taken(
+    table: str, name: str, value: str | None
+) -> None:
+    chart.rendered(with_accounts({}), {"settings": {table: {name: value}}})
+
+
+PATHS = ["kafka.sasl.kerberos.keytab", "kafka.ssl.ca.location", "http.ca_file",
+         "kafka.sasl.oauthbearer.assertion.private.key.file"]  # fmt: skip
+CONTENTS = ["kafka.sasl.password", "outbox.url", "kafka.ssl.key.pem", "registry.token"]
+
+
+def test_a_secret_is_a_path_where_its_setting_names_one() -> None:
+    names = [*PATHS, *CONTENTS]
+    listed = [{"setting": n, "secret": "s", "key": f"k{i}"} for i, n in enumerate(names)]
+    values = {**with_accounts({}), "relay": {"enabled": True}, "secrets": listed}
+
+    given = [secrets_in(spec) for _, spec in chart.pod_specs(chart.rendered(values))]
+
+    assert [names_path(n) for n in names] == [True] * len(PATHS) + [False] * len(CONTENTS)
+    assert set.union(*given) == {
+        (n.replace(".", "_").upper() + ("" if n in PATHS else "_FILE"), f"k{i}")
+        for i, n in enumerate(names)
+    }
 
 
 def test_settings_that_are_no_secret_are_taken() -> None:

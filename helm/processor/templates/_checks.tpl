@@ -36,9 +36,11 @@
 {{- range $key, $value := .values -}}
 {{- $setting := printf "%s%s" $.prefix $key -}}
 {{- $named := and (regexMatch `password|passphrase|secret|jaas|token|key\.pem|ssl_key|oauthbearer\.config` $setting) (not (regexMatch `(\.url|\.location|_url)$` $setting)) -}}
+{{- /* A query may hold an @ of its own, unless what comes before it begins with what can be no port. */ -}}
+{{- $url := regexMatch `://[^:/@\[\s]*:([^@?\s]+|\d*[^\d@/?,\s][^@\s]*)@|[?&](ssl)?password=` (toString $value) -}}
 {{- if kindIs "map" $value -}}
 {{- include "processor.checkSecrets" (dict "where" $.where "prefix" (printf "%s." $setting) "values" $value) -}}
-{{- else if or (and $named (not (kindIs "invalid" $value))) (regexMatch `://[^:/@\s]*:[^@\s]+@|[?&](ssl)?password=` (toString $value)) -}}
+{{- else if or $url (and $named (not (kindIs "invalid" $value)) (ne (toString $value) "")) -}}
 {{- fail (printf "%s: %s holds a secret, and settings are kept in a ConfigMap; put it into a Secret, and under `secrets`: {setting: %s, secret: NAME, key: KEY}" $.where $setting $setting) -}}
 {{- end -}}
 {{- end -}}
@@ -46,7 +48,7 @@
 
 {{/* Whether a secret is a setting's `content`, or a file whose `path` it is, by the setting's name. Argument: setting. */}}
 {{- define "processor.secretAs" -}}
-{{- ternary "path" "content" (regexMatch `([._]location|_file)$` .) -}}
+{{- ternary "path" "content" (regexMatch `[._](file|location|dir|keytab|paths?)$` .) -}}
 {{- end -}}
 
 {{/* Arguments: root, part, where. */}}

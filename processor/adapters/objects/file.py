@@ -106,11 +106,11 @@ class FileStore:
         return Put(uri, checked.count, checked.sha256, created=True)
 
     def delete(self, uri: str) -> None:
-        """Remove the file; its folder stays."""
+        """Remove the file, or the link and not what it leads to; its folder stays."""
         with (
             _faults(uri),
             suppress(FileNotFoundError, NotADirectoryError),
-            _place(uri, self._written) as (folder, name),
+            _place(uri, self._written, follow=False) as (folder, name),
         ):
             os.unlink(name, dir_fd=folder)
             _sync(folder)
@@ -164,9 +164,12 @@ def path_of(uri: str) -> Path:
 
 
 @contextmanager
-def _place(uri: str, folders: Sequence[Path], *, make: bool = False) -> Iterator[tuple[int, str]]:
+def _place(
+    uri: str, folders: Sequence[Path], *, make: bool = False, follow: bool = True
+) -> Iterator[tuple[int, str]]:
     """Open the folder that a file is in, and give it with the file's name in it."""
-    path = _resolved(path_of(uri))
+    path = path_of(uri)
+    path = _resolved(path) if follow else _resolved(path.parent) / path.name
     root = next((each for each in map(_resolved, folders) if each in path.parents), None)
     if root is None:
         raise PermanentError(

@@ -28,7 +28,7 @@ TIMEOUT = httpx.Timeout(connect=10.0, read=60.0, write=10.0, pool=10.0)
 # Identity: the bytes that are hashed must be the object's own, not a transfer's compression.
 HEADERS = {"accept": "*/*", "accept-encoding": "identity", "user-agent": "processor"}
 _LATER = {408, 425, 429}
-_NO_URL = (httpx.InvalidURL, UnicodeError)  # A host such as `xn--a` is found out only when read.
+_NO_URL = (httpx.InvalidURL, ValueError)  # A host such as `xn--a` is found out only when read.
 _AWAY = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError)
 
 

@@ -117,11 +117,11 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     return allowed, outside
 
 
-def refused_for_all(store: FileStore, uri: str) -> None:
+def refused_for_all(store: FileStore, uri: str, *, but_delete: bool = False) -> None:
     with pytest.raises(PermanentError, match="outside the folders") as refused:
         store.open(uri)
     assert "files.folders" in (refused.value.hint or "")
-    for refuse in (store.stat, store.delete):
+    for refuse in (store.stat,) if but_delete else (store.stat, store.delete):
         with pytest.raises(PermanentError, match="outside the folders"):
             refuse(uri)
     for create_only in (True, False):
@@ -157,7 +157,7 @@ def test_link_out_of_the_folders_is_refused(tmp_path: Path, link: str, to: str, 
     allowed, outside = folders(tmp_path)
     (allowed / link).symlink_to(to)
 
-    refused_for_all(FileStore([allowed]), f"{allowed.as_uri()}/{name}")
+    refused_for_all(FileStore([allowed]), f"{allowed.as_uri()}/{name}", but_delete=name == link)
 
     assert [path.name for path in outside.iterdir()] == ["secret"]
     assert (outside / "secret").read_bytes() == b"secret"
@@ -174,6 +174,21 @@ def test_link_within_the_folders_is_followed(tmp_path: Path) -> None:
 
     assert read(store, f"{tmp_path.as_uri()}/elsewhere/now/a") == b"a"
     assert (allowed / "v1" / "a").read_bytes() == b"a"
+
+
+def test_link_is_deleted_and_not_what_it_leads_to(tmp_path: Path) -> None:
+    allowed, outside = folders(tmp_path)
+    (allowed / "in.csv").write_bytes(b"in")
+    links = {"near": "in.csv", "far": "../outside/secret", "lost": "nothing", "all": "../outside"}
+    for link, to in links.items():
+        (allowed / link).symlink_to(to)
+    (tmp_path / "elsewhere").symlink_to(allowed)
+
+    for link in links:
+        FileStore([allowed]).delete(f"{tmp_path.as_uri()}/elsewhere/{link}")
+
+    assert [each.name for each in allowed.iterdir()] == ["in.csv"]
+    assert (outside / "secret").read_bytes() == b"secret"
 
 
 def test_folder_that_becomes_a_link_after_it_was_judged_leads_nowhere_else(tmp_path: Path) -> None:

@@ -244,6 +244,7 @@ def test_next_address_is_tried_when_one_does_not_answer(source: Make, server: Li
         ("http://user:secret@127.0.0.1:{port}/ok", "carries a user"),
         ("http://xn--a/ok", "no URL"),
         ("http://[::1/ok", "no URL"),
+        ("https:////[", "no URL"),
         ("file:///etc/passwd", "must be http"),
         ("gopher://127.0.0.1:{port}/", "must be http"),
     ],
