@@ -49,7 +49,7 @@ class SinkFailed(Exception):
     """
 
     def __init__(self, error: Exception) -> None:
-        super().__init__(str(error))
+        super().__init__(type(error).__name__)  # Its own words may fail, too.
         self.error = error
 
 

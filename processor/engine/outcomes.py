@@ -131,8 +131,8 @@ def _message_of(error: BaseException) -> str:
         words = str(error)
     except Exception as fault:  # noqa: BLE001 - it is user code too.
         words = f"its message cannot be read: {type(fault).__name__}"
-    words = masked(words)  # Before it is cut: half a value is one, too.
-    line = " ".join(words[:MESSAGE_READ_MAX].split()) or type(error).__name__
+    words = masked(words, length_max=MESSAGE_READ_MAX)  # As it is cut: half a value is one, too.
+    line = " ".join(words.split()) or type(error).__name__
     return line.encode(errors="replace").decode()[: headers.ERROR_MESSAGE_BYTES_MAX]
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from processor import App
 from processor.engine.context import JobContext
+from processor.engine.effects import SinkFailed, fault_of
 from processor.engine.outcomes import known_outcome
 from processor.engine.ports import LedgerRow, Owner
 from processor.engine.slices import Duplicate
@@ -248,6 +249,17 @@ def test_async_generator_s_values_are_its_result():
 
     assert app.jobs["rows.make"].is_async
     assert asyncio.run(app.jobs["rows.make"].call({}, None)) == [{"n": 1}, {"n": 2}]
+
+
+def test_sink_s_error_that_has_no_words_fails_its_job_and_not_the_worker():
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise KeyError("code")
+
+    failed = fault_of(Mute())
+
+    assert isinstance(failed, SinkFailed)
+    assert str(failed) == "Mute"
 
 
 def test_what_is_no_sink_is_refused():
