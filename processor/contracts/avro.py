@@ -229,10 +229,7 @@ class Decoder:
             text = self._source.schema_by_id(schema_id)
             job_type: str = _writer_schema(schema_id, text)["name"]
         except ContractError as fault:
-            with self._learning:
-                _drop_oldest(self._unknown, UNKNOWN_IDS_MAX)
-                why = fault.message[:FAULT_CHARACTERS_MAX]
-                self._unknown[schema_id] = (self._clock() + UNKNOWN_ID_SECONDS, why)
+            self._forget(schema_id, fault)
             raise
         # The text is kept, and not what was made of it: that takes many times more, and most of a
         # stranger's are never admitted.
@@ -243,10 +240,25 @@ class Decoder:
             self._reads[schema_id] = reading
         return reading
 
+    def _forget(self, schema_id: int, fault: ContractError) -> None:
+        """Remember for a while, and no longer, that an id cannot be used."""
+        with self._learning:
+            self._reads.pop(schema_id, None)
+            _drop_oldest(self._unknown, UNKNOWN_IDS_MAX)
+            why = fault.message[:FAULT_CHARACTERS_MAX]
+            self._unknown[schema_id] = (self._clock() + UNKNOWN_ID_SECONDS, why)
+
     def _compiled(self, schema_id: int, text: str) -> tuple[Read, Open | None]:
+        try:
+            return self._made(schema_id, text)
+        except ContractError as fault:
+            self._forget(schema_id, fault)
+            raise
+
+    def _made(self, schema_id: int, text: str) -> tuple[Read, Open | None]:
         writer = _writer_schema(schema_id, text)
         try:
-            return self._made(schema_id, writer)
+            return self._reads_of(schema_id, writer)
         except ContractError:
             raise
         except Exception as fault:  # noqa: BLE001 - a stranger's schema provoked it.
@@ -254,7 +266,7 @@ class Decoder:
                 f"schema {schema_id} of `{writer['name']}` cannot be used ({type(fault).__name__})"
             ) from None
 
-    def _made(self, schema_id: int, writer: dict[str, Any]) -> tuple[Read, Open | None]:
+    def _reads_of(self, schema_id: int, writer: dict[str, Any]) -> tuple[Read, Open | None]:
         reader = self._reader_of(writer)
         bytes_max = self._value_bytes_max
         read = body_reader(schema_id, writer, reader, bytes_max=bytes_max)
