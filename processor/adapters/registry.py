@@ -16,6 +16,8 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from processor.adapters.http_date import ahead_of
 from processor.adapters.registry_login import RegistryLogin, certificates_do_not_fit
+from processor.adapters.registry_refusals import DENIED, RecordCalls, Refused
+from processor.contracts.avro import SCHEMA_TEXT_MAX
 from processor.contracts.schemas import self_contained
 from processor.errors import ContractError, ProcessorError, RegistryUnavailable, UsageError
 from processor.settings import RegistrySettings
@@ -25,9 +27,14 @@ if TYPE_CHECKING:
     from confluent_kafka.schema_registry import SchemaRegistryClient
 
 _T = TypeVar("_T")
-_REFERENCE_DEPTH_MAX = 16
+REFERENCES_MAX = 100  # Of one schema, with all that they refer to.
 _ABSENT = (40401, 40402, 40403)  # No such subject, version, schema: the registry itself says so.
-_DENIED = range(40300, 40400)  # It knows who we are, and we have no right to this one thing.
+# What the client raises where an answer is JSON, and no registry's.
+_MALFORMED = (TypeError, AttributeError, KeyError, RecursionError)
+
+
+class NoRegistrysAnswer(ValueError):
+    """What answered speaks JSON, and is no registry, or one in trouble."""
 
 
 class Registry:
@@ -37,29 +44,40 @@ class Registry:
     those that a record's schema id asks for only RegistryUnavailable and ContractError.
     """
 
-    def __init__(self, settings: RegistrySettings) -> None:
+    def __init__(
+        self, settings: RegistrySettings, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._settings = settings
         self._login = RegistryLogin(settings)
+        self._texts_by_id, self._subjects_by_id = RecordCalls(clock), RecordCalls(clock)
         self.url = _without_password(settings.url)
 
     def schema_by_id(self, schema_id: int) -> str:
         """Give a schema's text, references written in; raise ContractError if there is none."""
 
-        def fetch() -> str:
-            schema = self._client.get_schema(schema_id)
-            return self._with_references(schema)
+        def fetch(schema_id: int) -> str:
+            absent = ContractError(f"schema id {schema_id} is not in the registry at {self.url}")
+            return self._call(
+                f"read schema {schema_id}",
+                lambda: self._with_references(self._ask(lambda it: it.get_schema(schema_id))),
+                absent=absent,
+            )
 
-        absent = ContractError(f"schema id {schema_id} is not in the registry at {self.url}")
-        return self._call_for_record(f"read schema {schema_id}", fetch, absent=absent)
+        return self._texts_by_id.ask(fetch, schema_id, forget=self._forget)
 
     def subjects_of(self, schema_id: int) -> list[str]:
         """Name the subjects that a schema is registered under, also where it was retired since."""
 
-        def read() -> list[str]:
-            client: Any = self._client  # The stubs do not know the call.
-            return list(client.get_subjects_by_schema_id(schema_id, deleted=True))
+        def fetch(schema_id: int) -> list[str]:
+            return self._call(
+                f"read the subjects of schema {schema_id}",
+                lambda: self._texts(
+                    self._ask(lambda it: it.get_subjects_by_schema_id(schema_id, deleted=True))
+                ),
+                absent=[],
+            )
 
-        return self._call_for_record(f"read the subjects of schema {schema_id}", read, absent=[])
+        return self._subjects_by_id.ask(fetch, schema_id, forget=self._forget)
 
     def id_of(self, subject: str, text: str) -> int:
         """Give the id of a registered schema; raise UsageError if it is not registered."""
@@ -75,8 +93,8 @@ class Registry:
         """Give the id of a registered schema, or None."""
 
         def look_up() -> int | None:
-            found = self._client.lookup_schema(subject, _client_schema(text))
-            return found.schema_id
+            found = self._ask(lambda it: it.lookup_schema(subject, _client_schema(text)))
+            return self._number(found.schema_id)
 
         return self._call(f"look `{subject}` up", look_up, absent=None)
 
@@ -84,10 +102,9 @@ class Registry:
         """Give the id and text of a subject's newest schema, or None."""
 
         def read() -> tuple[int, str]:
-            newest = max(self._client.get_versions(subject))  # The client caches "latest" for ever.
-            found = self._client.get_version(subject, newest)
-            assert found.schema_id is not None
-            return found.schema_id, self._with_references(found.schema)
+            newest = max(self._versions(subject))  # The client caches "latest" for ever.
+            found = self._ask(lambda it: it.get_version(subject, newest))
+            return self._number(found.schema_id), self._with_references(found.schema)
 
         return self._call(f"read `{subject}`", read, absent=None)
 
@@ -96,8 +113,8 @@ class Registry:
 
         def read() -> list[tuple[int, str]]:
             return [
-                (number, self._with_references(self._client.get_version(subject, number).schema))
-                for number in sorted(self._client.get_versions(subject))
+                (number, self._with_references(self._version(subject, number)))
+                for number in sorted(self._versions(subject))
             ]
 
         return self._call(f"read the versions of `{subject}`", read, absent=[])
@@ -109,7 +126,9 @@ class Registry:
         """
         return self._call(
             f"register `{subject}`",
-            lambda: self._client.register_schema(subject, _client_schema(text)),
+            lambda: self._number(
+                self._ask(lambda it: it.register_schema(subject, _client_schema(text)))
+            ),
             absent=ProcessorError(f"{self.url} has no way to register schemas"),
         )
 
@@ -131,7 +150,7 @@ class Registry:
         """Name every subject."""
 
         def read() -> list[str]:
-            return sorted(self._client.get_subjects())
+            return sorted(self._texts(self._ask(lambda it: it.get_subjects())))
 
         return self._call("list the subjects", read, absent=[])
 
@@ -170,7 +189,8 @@ class Registry:
                 code = -1
             raise SchemaRegistryError(answer.status_code, code, answer.text[:200])
         document = answer.json()
-        assert isinstance(document, dict)
+        if not isinstance(document, dict) or "is_compatible" not in document:
+            raise self._malformed(document)
         return document
 
     @functools.cached_property
@@ -191,37 +211,72 @@ class Registry:
         except OSError as fault:
             raise certificates_do_not_fit(fault) from None
 
-    def _with_references(self, schema: ClientSchema, depth: int = 0) -> str:
-        """Write referenced schemas in, as a producer with a serializer of another kind may use."""
-        text = schema.schema_str
-        assert text is not None
-        if not schema.references:
-            return text
-        if depth >= _REFERENCE_DEPTH_MAX:
-            raise ContractError(f"schema references are deeper than {_REFERENCE_DEPTH_MAX}")
-        definitions = {}
-        for reference in schema.references:
-            assert reference.subject is not None and reference.version is not None
-            found = self._client.get_version(reference.subject, int(reference.version))
-            definitions[str(reference.name)] = self._with_references(found.schema, depth + 1)
-        return self_contained(text, definitions)
-
-    def _call_for_record(
-        self, what: str, call: Callable[[], _T], *, absent: _T | ProcessorError
-    ) -> _T:
-        """Call for a record that is in hand: whatever it names must not end the worker.
-
-        Refused credentials are mended meanwhile. Anything else is refused for this id alone: what a
-        worker may not read is none of its topic's own.
-        """
+    def _ask(self, call: Callable[[Any], Any]) -> Any:
+        """Ask by the client. Raises NoRegistrysAnswer."""
+        client = self._client
         try:
-            return self._call(what, call, absent=absent)
-        except (ContractError, RegistryUnavailable):
-            raise
-        except UsageError as fault:
-            raise RegistryUnavailable(fault.message, hint=fault.hint) from None
-        except ProcessorError as fault:
-            raise ContractError(fault.message) from None
+            return call(client)
+        except _MALFORMED as fault:
+            raise self._malformed(fault) from None
+
+    def _malformed(self, what: object) -> NoRegistrysAnswer:
+        self._forget()
+        return NoRegistrysAnswer(type(what).__name__)
+
+    def _forget(self) -> None:
+        """Drop the client: it keeps every answer, and would give it again."""
+        self.__dict__.pop("_client", None)
+
+    def _number(self, answer: Any) -> int:
+        if not isinstance(answer, int) or isinstance(answer, bool):
+            raise self._malformed(answer)
+        return answer
+
+    def _texts(self, answer: Any) -> list[str]:
+        if not isinstance(answer, list) or not all(isinstance(each, str) for each in answer):
+            raise self._malformed(answer)
+        return answer
+
+    def _versions(self, subject: str) -> list[int]:
+        answer = self._ask(lambda it: it.get_versions(subject))
+        if not isinstance(answer, list) or not answer:
+            raise self._malformed(answer)
+        return [self._number(each) for each in answer]
+
+    def _version(self, subject: str, number: int) -> ClientSchema:
+        schema: ClientSchema = self._ask(lambda it: it.get_version(subject, number)).schema
+        return schema
+
+    def _with_references(self, schema: ClientSchema) -> str:
+        """Write referenced schemas in, as a producer with a serializer of another kind may use."""
+        definitions: dict[str, str] = {}
+        text = self._gathered(schema, definitions)
+        return self_contained(text, definitions) if definitions else text
+
+    def _gathered(self, schema: ClientSchema, definitions: dict[str, str]) -> str:
+        """Add what a schema refers to, each once and after what it refers to itself."""
+        text = schema.schema_str
+        if not isinstance(text, str) or not isinstance(schema.references or [], list):
+            raise self._malformed(text)
+        for reference in schema.references or []:
+            if not isinstance(reference.subject, str):
+                raise self._malformed(reference)
+            place = f"{self._number(reference.version)} of {reference.subject}"
+            if place in definitions:
+                continue
+            if len(definitions) >= REFERENCES_MAX:
+                raise ContractError(f"the schema refers to more than {REFERENCES_MAX} others")
+            definitions[place] = ""  # So that one that refers to itself ends.
+            found = self._gathered(
+                self._version(reference.subject, self._number(reference.version)), definitions
+            )
+            del definitions[place]
+            definitions[place] = found
+            if sum(map(len, definitions.values())) > SCHEMA_TEXT_MAX:
+                raise ContractError(
+                    f"the schema and what it refers to have more than {SCHEMA_TEXT_MAX} characters"
+                )
+        return text
 
     def _call(self, what: str, call: Callable[[], _T], *, absent: _T | ProcessorError) -> _T:
         """Call the registry, and say its refusals in our words."""
@@ -236,21 +291,24 @@ class Registry:
                 if isinstance(absent, ProcessorError):
                     raise absent from None
                 return absent
-            if status in (401, 403) and code not in _DENIED:
+            if status in (401, 403) and code not in DENIED:
                 if self._login.renewed():
-                    self.__dict__.pop("_client", None)
+                    self._forget()
                     return self._call(what, call, absent=absent)
                 raise UsageError(
                     f"the registry at {self.url} refused the credentials (HTTP {status}),"
                     f" tried to {what}",
                     hint="check registry.username and registry.password, or token or certificate",
                 ) from None
+            known = isinstance(code, int) and 40400 < code < 40500
             # A 404 without a registry's own code comes from something else: a proxy, a wrong path.
-            if status >= 500 or status in (404, 408, 429):
+            if status >= 500 or status in (408, 429) or (status == 404 and not known):
                 raise self._away(what, started, f"HTTP {status}") from None
-            raise ProcessorError(
+            raise Refused(
                 f"the registry at {self.url} refused to {what}: {fault.error_message}"
                 f" (HTTP {status})",
+                status,
+                code,
                 hint="run `processor schemas check`" if status == 409 else None,
             ) from None
         except _http_faults() as fault:

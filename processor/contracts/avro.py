@@ -11,7 +11,6 @@ handler sees; where both are equal, nothing is resolved.
 
 from __future__ import annotations
 
-import copy
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -20,23 +19,32 @@ from io import BytesIO
 from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
-from fastavro import schemaless_reader, schemaless_writer
+from fastavro import schemaless_writer
 from fastavro.schema import parse_schema
 
 from processor.contracts.from_json import converter
 from processor.contracts.lint import hazards
 from processor.contracts.masking import Plaintexts
 from processor.contracts.payload import Mismatch, checker
-from processor.contracts.protected import Opened, opening_of, plaintexts_of, sealed
+from processor.contracts.protected import PREFIX_SIZE, Opened, opening_of, plaintexts_of, sealed
+from processor.contracts.reading import (
+    FAULT_CHARACTERS_MAX,
+    Open,
+    Read,
+    Reading,
+    body_reader,
+    too_heavy,
+    too_large,
+)
 from processor.contracts.schemas import Schema, SchemaSet
 from processor.contracts.sealing import Keyring
 from processor.contracts.tags import tagged_paths, walk_of
-from processor.contracts.weight import DECODED_BYTES_MAX, Scale
+from processor.contracts.weight import Scale
 from processor.errors import ContractError, UsageError
 
-PREFIX_SIZE = 5
 VALUE_BYTES_MAX = 16 * 1024 * 1024  # A claimed value is decoded whole, in memory.
-SCHEMA_TEXT_MAX = 1024 * 1024  # Characters.
+SCHEMA_TEXT_MAX = 1024 * 1024  # Characters,
+NAME_MAX = 1000  # and of each name and namespace in it: they are written out many times over.
 SCHEMAS_MAX = 1000  # Writer schemas kept compiled; beyond it the oldest is dropped.
 UNKNOWN_IDS_MAX = 1000
 UNKNOWN_ID_SECONDS = 10.0  # A registry may answer late for an id it has just given out.
@@ -65,19 +73,6 @@ class Decoded(NamedTuple):
     job_type: str
     payload: dict[str, Any]
     opened: Opened | None = None
-
-
-class Reading(NamedTuple):
-    """How values of one schema id are read: the job type, and the function from value to payload.
-
-    `read` raises ContractError for a value that is too large or no such body. The value's prefix
-    must be the one that the reading was asked for. `open` is the way to read values with tagged
-    fields, and to know what must not be told of them; None: there are none.
-    """
-
-    job_type: str
-    read: Callable[[bytes], dict[str, Any]]
-    open: Callable[[bytes], tuple[dict[str, Any], Opened]] | None = None
 
 
 def subject_for(topic_name: str, full_name: str) -> str:
@@ -114,7 +109,7 @@ class Encoder:
             payload = sealed(payload, self._walk, self._keys, self._schema.full_name)
         value = self.write(payload)
         if len(value) > self._scale.light_max and not self._scale.fits(value, PREFIX_SIZE):
-            raise _too_heavy(self._schema.full_name)  # No worker would read it.
+            raise too_heavy(self._schema.full_name)  # No worker would read it.
         return value
 
     @property
@@ -219,34 +214,51 @@ class Decoder:
         if value is None or len(value) < PREFIX_SIZE or value[0] != 0:
             raise _not_wire_format(value)
         if len(value) > self._value_bytes_max:
-            raise _too_large(value, self._value_bytes_max)  # Before its schema is asked for.
+            raise too_large(value, self._value_bytes_max)  # Before its schema is asked for.
         schema_id = int.from_bytes(value[1:PREFIX_SIZE], "big")
         return self._reads.get(schema_id) or self._learn(schema_id)
 
     def _learn(self, schema_id: int) -> Reading:
-        """Compile the schema of an id, or remember for a while why it cannot be used."""
+        """Parse the schema of an id, or remember for a while why it cannot be used."""
         until, why = self._unknown.get(schema_id, (0.0, ""))
         if why and self._clock() < until:
             raise ContractError(why)
         try:
             if schema_id > SCHEMA_ID_MAX:
                 raise ContractError(f"schema id {schema_id} is over {SCHEMA_ID_MAX}, the highest")
-            reading = self._compiled(schema_id, self._source.schema_by_id(schema_id))
+            text = self._source.schema_by_id(schema_id)
+            job_type: str = _writer_schema(schema_id, text)["name"]
         except ContractError as fault:
-            with self._learning:
-                _drop_oldest(self._unknown, UNKNOWN_IDS_MAX)
-                self._unknown[schema_id] = (self._clock() + UNKNOWN_ID_SECONDS, fault.message)
+            self._forget(schema_id, fault)
             raise
+        # The text is kept, and not what was made of it: that takes many times more, and most of a
+        # stranger's are never admitted.
+        reading = Reading(job_type, lambda: self._compiled(schema_id, text))
         with self._learning:
             self._unknown.pop(schema_id, None)
             _drop_oldest(self._reads, SCHEMAS_MAX)
             self._reads[schema_id] = reading
         return reading
 
-    def _compiled(self, schema_id: int, text: str) -> Reading:
+    def _forget(self, schema_id: int, fault: ContractError) -> None:
+        """Remember for a while, and no longer, that an id cannot be used."""
+        with self._learning:
+            self._reads.pop(schema_id, None)
+            _drop_oldest(self._unknown, UNKNOWN_IDS_MAX)
+            why = fault.message[:FAULT_CHARACTERS_MAX]
+            self._unknown[schema_id] = (self._clock() + UNKNOWN_ID_SECONDS, why)
+
+    def _compiled(self, schema_id: int, text: str) -> tuple[Read, Open | None]:
+        try:
+            return self._made(schema_id, text)
+        except ContractError as fault:
+            self._forget(schema_id, fault)
+            raise
+
+    def _made(self, schema_id: int, text: str) -> tuple[Read, Open | None]:
         writer = _writer_schema(schema_id, text)
         try:
-            return self._made(schema_id, writer)
+            return self._reads_of(schema_id, writer)
         except ContractError:
             raise
         except Exception as fault:  # noqa: BLE001 - a stranger's schema provoked it.
@@ -254,19 +266,19 @@ class Decoder:
                 f"schema {schema_id} of `{writer['name']}` cannot be used ({type(fault).__name__})"
             ) from None
 
-    def _made(self, schema_id: int, writer: dict[str, Any]) -> Reading:
+    def _reads_of(self, schema_id: int, writer: dict[str, Any]) -> tuple[Read, Open | None]:
         reader = self._reader_of(writer)
         bytes_max = self._value_bytes_max
-        read = _reading(schema_id, writer, reader, bytes_max=bytes_max)
+        read = body_reader(schema_id, writer, reader, bytes_max=bytes_max)
         opening = opening_of(
             writer,
             reader,
-            as_written=_reading(schema_id, writer, None, bytes_max=bytes_max),
+            as_written=body_reader(schema_id, writer, None, bytes_max=bytes_max),
             read=read,
             write=lambda payload: _written(writer, payload),
             keys=self._keys,
         )
-        return Reading(writer["name"], read, opening)
+        return read, opening
 
     def _reader_of(self, writer: dict[str, Any]) -> dict[str, Any] | None:
         name = writer["name"]
@@ -276,73 +288,13 @@ class Decoder:
         return None if reader == writer else reader
 
 
-def _reading(
-    schema_id: int, writer: dict[str, Any], reader: dict[str, Any] | None, *, bytes_max: int
-) -> Callable[[bytes], dict[str, Any]]:
-    """Make the function that reads a value of this schema id."""
-    job_type: str = writer["name"]
-    scale = Scale(writer)
-    harmless_max = min(bytes_max, scale.light_max)
-
-    def corrupt(fault: Exception) -> ContractError:
-        return ContractError(
-            f"the body is no `{job_type}` as schema {schema_id} has it: truncated or corrupt"
-            f" ({type(fault).__name__})"
-        )
-
-    def check_size(value: bytes) -> None:
-        if len(value) > bytes_max:
-            raise _too_large(value, bytes_max)
-        try:
-            fits = scale.fits(value, PREFIX_SIZE)
-        except (IndexError, ValueError) as fault:
-            raise corrupt(fault) from None
-        if not fits:
-            raise _too_heavy(job_type)
-
-    def read_as_written(value: bytes) -> dict[str, Any]:
-        body = BytesIO(value)
-        body.seek(PREFIX_SIZE)
-        size = len(value)
-        if size > harmless_max:
-            check_size(value)
-        try:
-            payload: dict[str, Any] = schemaless_reader(body, writer)  # type: ignore[assignment]
-        except Exception as fault:  # noqa: BLE001 - a stranger's schema and bytes provoked it.
-            raise corrupt(fault) from None
-        if body.tell() != size:
-            raise ContractError(f"{size - body.tell()} bytes follow the end of the `{job_type}`")
-        return payload
-
-    if reader is None:
-        return read_as_written
-    shares_defaults = _has_container_default(reader)
-
-    def read_resolved(value: bytes) -> dict[str, Any]:
-        # fastavro skips the fields that the reader lacks without looking at them, so a truncated
-        # one would pass: the body is read as written first. Only evolving records pay for it.
-        read_as_written(value)
-        body = BytesIO(value)
-        body.seek(PREFIX_SIZE)
-        try:
-            payload: Any = schemaless_reader(body, writer, reader)
-        except Exception:  # noqa: BLE001 - as above.
-            raise ContractError(
-                f"schema {schema_id} of `{job_type}` cannot be read with the local schema",
-                hint="run `processor schemas check` where the producer's schema is registered",
-            ) from None
-        # fastavro hands out the schema's own list or map as a default: a handler would change it.
-        return copy.deepcopy(payload) if shares_defaults else payload
-
-    return read_resolved
-
-
 def _writer_schema(schema_id: int, text: str) -> dict[str, Any]:
     """Parse a schema from the registry, and refuse shapes by which bytes could hurt us."""
     if len(text) > SCHEMA_TEXT_MAX:
         raise ContractError(f"schema {schema_id} has more than {SCHEMA_TEXT_MAX} characters")
     try:
         document = json.loads(text)
+        _check_names(document)
         if isinstance(document, dict):
             document = {name: it for name, it in document.items() if name not in _HINTS}
         parsed = parse_schema(document)
@@ -359,15 +311,17 @@ def _writer_schema(schema_id: int, text: str) -> dict[str, Any]:
     return parsed
 
 
-def _too_large(value: bytes, bytes_max: int) -> ContractError:
-    return ContractError(f"the value has {len(value)} bytes, more than the {bytes_max} allowed")
-
-
-def _too_heavy(job_type: str) -> ContractError:
-    return ContractError(
-        f"the `{job_type}` takes more than {DECODED_BYTES_MAX} bytes of memory once it is decoded",
-        hint="upload the large part, and refer to it: processor.ObjectRef (docs/objects.md)",
-    )
+def _check_names(document: Any) -> None:
+    if isinstance(document, list):
+        for each in document:
+            _check_names(each)
+    elif isinstance(document, dict):
+        for part in ("name", "namespace"):
+            if isinstance(name := document.get(part), str) and len(name) > NAME_MAX:
+                raise ValueError(f"a {part} of {len(name)} characters")
+        for part, each in document.items():
+            if part != "default":
+                _check_names(each)
 
 
 def _not_wire_format(value: bytes | None) -> ContractError:
@@ -377,17 +331,6 @@ def _not_wire_format(value: bytes | None) -> ContractError:
     if not value or value[0] != 0:
         return ContractError("the value is no Avro in wire format: no magic byte 0", hint=hint)
     return ContractError(f"the value is truncated: {len(value)} bytes hold no schema id", hint=hint)
-
-
-def _has_container_default(kind: Any) -> bool:
-    if isinstance(kind, list):
-        return any(_has_container_default(branch) for branch in kind)
-    if not isinstance(kind, dict):
-        return False
-    return any(
-        isinstance(field.get("default"), list | dict) or _has_container_default(field["type"])
-        for field in kind.get("fields", ())
-    ) or any(_has_container_default(kind.get(part)) for part in ("items", "values"))
 
 
 def _drop_oldest(kept: dict[int, Any], count_max: int) -> None:

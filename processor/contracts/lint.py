@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 DEPTH_MAX = 64  # Nested types; each level is a level of the C stack while decoding.
+HAZARDS_MAX = 100  # What is found beyond it is not told.
 FREE_VALUES_MAX = 1000  # Of a record: values that come with it and take no bytes,
 FREE_VALUES_A_BYTE_MAX = 100  # or so many for each byte that it takes at least.
 
@@ -105,11 +106,15 @@ class _Hazards:
         self.found: list[tuple[str, str]] = []
         self._shapes: dict[str, _Shape | None] = {}  # None while the definition is still open.
 
+    def _note(self, where: str, what: str) -> None:
+        if len(self.found) < HAZARDS_MAX:  # A stranger's schema may have many, each at a long path.
+            self.found.append((where, what))
+
     def look(self, kind: Any, path: str, depth: int) -> _Shape:
         """Find the hazards of a type, and give its shape."""
         where = f"field `{path}`" if path else "top level"
         if depth > DEPTH_MAX:
-            self.found.append((where, f"types are nested deeper than {DEPTH_MAX} levels"))
+            self._note(where, f"types are nested deeper than {DEPTH_MAX} levels")
             return _Shape(1)
         if isinstance(kind, list):
             branches = [self.look(branch, path, depth + 1) for branch in kind]
@@ -126,7 +131,7 @@ class _Hazards:
                 shape = self.look(items, f"{path}[]", depth + 1)
                 if shape.size == 0:
                     what = "its items take no bytes, so few bytes can claim many"
-                    self.found.append((where, what))
+                    self._note(where, what)
                 return _Shape(1, height=1 + shape.height)
             case "fixed":
                 shape = self._shapes[kind["name"]] = _Shape(int(kind["size"]))
@@ -142,7 +147,7 @@ class _Hazards:
         if known is not None:
             return known
         if name in self._shapes:
-            self.found.append((where, f"`{name}` contains itself; a contract must not recurse"))
+            self._note(where, f"`{name}` contains itself; a contract must not recurse")
         return _Shape(_SIZE_MIN.get(name, 1), free=1 if name == "null" else 0)
 
     def _record(self, kind: dict[str, Any], path: str, depth: int) -> _Shape:
@@ -160,9 +165,9 @@ class _Hazards:
         where = f"field `{path}`" if path else "top level"
         if shape.free > max(FREE_VALUES_MAX, FREE_VALUES_A_BYTE_MAX * shape.size):
             what = f"`{kind['name']}` holds more than {FREE_VALUES_MAX} values that take no bytes"
-            self.found.append((where, what))
+            self._note(where, what)
             shape = shape._replace(free=1)
         if shape.height > DEPTH_MAX + 2:  # By names of types, which are no deeper in the text.
-            self.found.append((where, f"types are nested deeper than {DEPTH_MAX} levels"))
+            self._note(where, f"types are nested deeper than {DEPTH_MAX} levels")
             shape = shape._replace(height=1)
         return shape

@@ -14,7 +14,8 @@ from typing import Any
 
 TAGS = "confluent:tags"
 PII = "PII"
-FIELDS_MAX = 1000  # Tagged ones, counted at each place where their record is used.
+FIELDS_MAX = 1000  # Tagged ones, counted at each place where their record is used,
+PATHS_MAX = 64 * 1024  # and the characters of all their paths.
 
 Text = str | bytes
 Act = Callable[[str, Any], Any]  # (path of the field, its value) -> what stands there instead.
@@ -61,6 +62,7 @@ def misspelled_tags(schema: Any) -> list[str]:
 class _Compiler:
     def __init__(self) -> None:
         self.paths: list[str] = []
+        self._paths_size = 0
         self._named: dict[str, Any] = {}
         self._clear: set[str] = set()  # Named types without tags: not walked at each of their uses.
 
@@ -103,6 +105,9 @@ class _Compiler:
         self.paths.append(path)
         if len(self.paths) > FIELDS_MAX:
             raise TagFault(f"more than {FIELDS_MAX} fields are tagged {PII}")
+        self._paths_size += len(path)
+        if self._paths_size > PATHS_MAX:
+            raise TagFault(f"the paths of the {PII} fields have more than {PATHS_MAX} characters")
         return lambda value, act: act(path, value)
 
     def _record(self, kind: Mapping[str, Any], path: str) -> Walk | None:

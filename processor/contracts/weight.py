@@ -4,6 +4,8 @@ Few bytes may stand for much: a record of one boolean is a dict of 200 bytes, an
 values that take no bytes at all. So a body is gone through by the schema that it was written with,
 and what Python makes of each value is added up, until it ends or is too heavy.
 
+Where a local schema reads it, what that adds counts too: a default may be larger than its record.
+
 Rule 1: what is added up is no less than the decoded payload takes.
 Rule 2: a value so small that nothing in it could be too heavy (`light_max`) need not be weighed.
 """
@@ -16,9 +18,15 @@ from typing import Any
 
 DECODED_BYTES_MAX = 256 * 1024 * 1024
 
-_PRIMITIVES = {"boolean": 0, "int": 32, "long": 32, "float": 24, "double": 24}
+_INT = 48  # Of 61 bits and more; else 32.
+_INT_SHORT = 32
+_SHARED_INTS = range(-5, 257)  # Python has one object for each of them.
+_PRIMITIVES = {"boolean": 0, "int": _INT_SHORT, "long": _INT, "float": 32, "double": 32}
 _FIXED_SIZES = {"boolean": 1, "float": 4, "double": 8}  # In the body.
-_TEXT = 80  # A str or bytes without its characters.
+_TEXT = 80  # A str or bytes without its characters, at most,
+_SHORT_MAX = 400  # and of one with no more bytes than these, to the next 16 bytes:
+_SHORT_STR = 64
+_SHORT_BYTES = 48
 _CHARACTER = 4  # Of a str that is not ASCII.
 _LOGICAL = 128  # A date, a time, a UUID, a short Decimal.
 _ITEM = 16  # Its place in a list; lists grow ahead of need, and are copied then.
@@ -27,10 +35,16 @@ _DECIMAL_LIGHT_MAX = 8 * 1024
 
 
 class Scale:
-    """Weighs values of one parsed, self-contained schema that has no hazards (lint.py)."""
+    """Weighs values of one parsed, self-contained schema that has no hazards (lint.py).
 
-    def __init__(self, schema: Any, *, decoded_bytes_max: int = DECODED_BYTES_MAX) -> None:
-        compiled = _Compiler()
+    `reader`: the schema that they are read with, if it is another. What it drops counts as well:
+    values are read as they were written first.
+    """
+
+    def __init__(
+        self, schema: Any, reader: Any = None, *, decoded_bytes_max: int = DECODED_BYTES_MAX
+    ) -> None:
+        compiled = _Compiler(_Readers(reader))
         self._weigh, most = compiled.look(schema)
         self._decoded_bytes_max = decoded_bytes_max
         # Each byte of a body brings at most all that the schema names. But a decimal's takes more
@@ -103,8 +117,9 @@ class _Compiler:
     That is with a byte of text or an item wherever there can be many.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, readers: _Readers) -> None:
         self.decimals = False
+        self._readers = readers
         self._named: dict[str, tuple[Weigh, int]] = {}
 
     def look(self, kind: Any) -> tuple[Weigh, int]:
@@ -121,7 +136,8 @@ class _Compiler:
         logical = str(kind.get("logicalType", ""))
         match kind["type"]:
             case "record" | "error":
-                return _record(kind, [self.look(field["type"]) for field in kind["fields"]])
+                fields = [self.look(field["type"]) for field in kind["fields"]]
+                return _record(kind, fields, self._readers.added_to(kind))
             case "array":
                 return _many(*self.look(kind["items"]), place=_ITEM, keys=False)
             case "map":
@@ -140,17 +156,76 @@ class _Compiler:
             self.decimals = True
             return _weigh_decimal, _LOGICAL
         if kind in ("string", "bytes"):
-            return _weigh_text, _LOGICAL + _CHARACTER
+            as_bytes = kind == "bytes" and "string" not in self._readers.primitives
+            return _weigh_bytes if as_bytes else _weigh_text, _LOGICAL + _CHARACTER
         if kind == "null":
             return _weigh_null, 0
         weight = _LOGICAL if logical else _PRIMITIVES[kind]
         if kind in ("int", "long"):
-            return _number(weight), weight
+            if logical or self._readers.primitives & {"float", "double"}:
+                return _number(weight), weight  # Each is an object of its own.
+            return _weigh_int, weight
         return _sized(weight, _FIXED_SIZES[kind]), weight
 
 
-def _record(kind: Mapping[str, Any], fields: list[tuple[Weigh, int]]) -> tuple[Weigh, int]:
-    own = getsizeof({field["name"]: None for field in kind["fields"]})
+class _Readers:
+    """What reading with another schema makes of values."""
+
+    def __init__(self, schema: Any) -> None:
+        self.primitives: set[str] = set()
+        self._records: dict[str, list[Mapping[str, Any]]] = {}  # By each name that may match.
+        self._look(schema)
+
+    def added_to(self, record: Mapping[str, Any]) -> Mapping[str, int]:
+        """The fields that a record may be given, and what the default of each takes."""
+        written = {field["name"] for field in record["fields"]}
+        names = {record["name"], _unqualified(record["name"])}
+        added: dict[str, int] = {}
+        for reader in (each for name in names for each in self._records.get(name, ())):
+            for field in reader["fields"]:
+                if written.isdisjoint((field["name"], *field.get("aliases", ()))):
+                    weight = _copied(field.get("default"))
+                    added[field["name"]] = max(weight, added.get(field["name"], 0))
+        return added
+
+    def _look(self, kind: Any) -> None:
+        if isinstance(kind, list):
+            for branch in kind:
+                self._look(branch)
+        elif isinstance(kind, str):
+            self.primitives.add(kind)
+        elif kind is not None:
+            if kind["type"] in ("record", "error"):
+                for name in {_unqualified(kind["name"]), *kind.get("aliases", ())}:
+                    self._records.setdefault(name, []).append(kind)
+                for field in kind["fields"]:
+                    self._look(field["type"])
+            elif kind["type"] == "array":
+                self._look(kind["items"])
+            elif kind["type"] == "map":
+                self._look(kind["values"])
+            else:
+                self._look(kind["type"])
+
+
+def _unqualified(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _copied(default: Any) -> int:
+    """What a copy of a default takes; what is no list and no map is not copied."""
+    if isinstance(default, list):
+        return getsizeof([]) + _ITEM * (1 + len(default)) + sum(map(_copied, default))
+    if isinstance(default, dict):
+        return getsizeof(default) + _ITEM + sum(map(_copied, default.values()))
+    return 0
+
+
+def _record(
+    kind: Mapping[str, Any], fields: list[tuple[Weigh, int]], added: Mapping[str, int]
+) -> tuple[Weigh, int]:
+    names = [field["name"] for field in kind["fields"]]
+    own = getsizeof(dict.fromkeys([*names, *added])) + sum(added.values())
     steps = [weigh for weigh, _ in fields if weigh is not _weigh_null]
 
     def weigh(body: _Body) -> None:
@@ -194,7 +269,18 @@ def _weigh_null(_: _Body) -> None:
 
 def _weigh_text(body: _Body) -> None:
     text = body.take(body.long())
-    body.add(_TEXT + len(text) * (1 if text.isascii() else _CHARACTER))
+    size = len(text)
+    if not text.isascii():
+        body.add(_TEXT + size * _CHARACTER)
+    elif size > 1:  # Python has one object for each of the shorter ones.
+        body.add((size + _SHORT_STR) & ~15 if size <= _SHORT_MAX else size + _TEXT)
+
+
+def _weigh_bytes(body: _Body) -> None:
+    size = body.long()
+    body.take(size)
+    if size > 1:
+        body.add((size + _SHORT_BYTES) & ~15 if size <= _SHORT_MAX else size + _TEXT)
 
 
 def _weigh_decimal(body: _Body) -> None:
@@ -208,6 +294,12 @@ def _decimal(size: int) -> int:
 
 def _weigh_enum(body: _Body) -> None:
     body.long()
+
+
+def _weigh_int(body: _Body) -> None:
+    number = body.long()
+    if number not in _SHARED_INTS:
+        body.add(_INT_SHORT if -(1 << 60) < number < 1 << 60 else _INT)
 
 
 def _number(weight: int) -> Weigh:

@@ -13,8 +13,9 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from processor.adapters.registry import Registry
-from processor.contracts.avro import Decoder
+from processor.adapters.registry import REFERENCES_MAX, Registry
+from processor.adapters.registry_refusals import DENIED_SECONDS_MAX
+from processor.contracts.avro import SCHEMA_TEXT_MAX, Decoder
 from processor.errors import ContractError, ProcessorError, RegistryUnavailable, UsageError
 from processor.settings import RegistrySettings
 from tests.serving import served
@@ -46,6 +47,26 @@ def answering(status: int, body: bytes = b"{}") -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    with served(HTTPServer(("127.0.0.1", 0), Handler)) as server:
+        yield f"http://127.0.0.1:{server.server_port}"
+
+
+@contextmanager
+def answering_by_path(answers: dict[str, tuple[int, Any]]) -> Iterator[str]:
+    """A server that answers with what stands there for the path at the time."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, document = answers[self.path.partition("?")[0]]
+            body = json.dumps(document).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -194,11 +215,46 @@ def test_slow_registry_is_given_up_on_after_the_timeout():
         (429, b"{}"),
         (404, b"<html>"),
         (404, b"{}"),
+        (404, b'{"error_code": 404, "message": "HTTP 404 Not Found"}'),
+        (302, b""),
+        (400, b"<html>plain HTTP was sent to an HTTPS port"),
+        (400, b'{"error_code": 400, "message": "Bad Request"}'),
+        (407, b"proxy"),
+        (421, b""),
+        (403, b'{"error_code": 40301, "message": "User is denied operation Read"}'),
         (200, b"<html>"),
+        (200, b"{}"),
+        (200, b'"x"'),
+        (200, b"null"),
+        (200, b'{"status": "maintenance"}'),
+        (200, b'{"schema": 5}'),
+        (200, b'{"schema": "{}", "references": [{}]}'),
+        (200, b'{"schema": "{}", "references": 5}'),
+        (200, b"[" * 100_000),
+        (204, b""),
     ],
 )
-def test_answer_that_is_no_registrys_pauses_and_never_blames_the_bytes(status: int, body: bytes):
+@pytest.mark.parametrize("ask", [Registry.schema_by_id, Registry.subjects_of])
+def test_answer_that_is_no_registrys_pauses_and_never_blames_the_bytes(
+    status: int, body: bytes, ask: Callable[[Registry, int], object]
+):
     with answering(status, body) as url, pytest.raises(RegistryUnavailable):
+        ask(Registry(RegistrySettings(url=url)), 1)
+
+
+def test_answer_that_is_no_registrys_is_not_kept():
+    answers: dict[str, tuple[int, Any]] = {"/schemas/ids/1": (200, {})}
+    with answering_by_path(answers) as url:
+        real = Registry(RegistrySettings(url=url))
+        with pytest.raises(RegistryUnavailable, match="NoRegistrysAnswer"):
+            real.schema_by_id(1)
+        answers["/schemas/ids/1"] = (200, {"schema": record()})
+
+        assert real.schema_by_id(1) == record()
+
+
+def test_list_is_no_schema():
+    with answering(200, b"[]") as url, pytest.raises(RegistryUnavailable):
         Registry(RegistrySettings(url=url)).schema_by_id(1)
 
 
@@ -226,7 +282,7 @@ def test_refused_credentials_are_an_outage_for_a_record_in_hand(
 
 
 @pytest.mark.parametrize("ask", [Registry.schema_by_id, Registry.subjects_of])
-@pytest.mark.parametrize(("status", "code"), [(400, 400), (422, 42201), (403, 40301)])
+@pytest.mark.parametrize(("status", "code"), [(404, 40406), (422, 42201), (422, 42202)])
 def test_id_that_the_registry_will_not_have_is_the_records_fault(
     status: int, code: int, ask: Callable[[Registry, int], object]
 ):
@@ -235,3 +291,127 @@ def test_id_that_the_registry_will_not_have_is_the_records_fault(
     said = rf"not that one \(HTTP {status}\)"
     with answering(status, body) as url, pytest.raises(ContractError, match=said):
         ask(Registry(RegistrySettings(url=url)), 1)
+
+
+DENIED = (403, {"error_code": 40301, "message": "User is denied operation Read"})
+BY_ID = [
+    (Registry.schema_by_id, "/schemas/ids/{}", {"schema": record()}),
+    (Registry.subjects_of, "/schemas/ids/{}/subjects", ["a-a.job"]),
+]
+
+
+@pytest.mark.parametrize(("ask", "path", "good"), BY_ID)
+def test_denied_id_is_the_records_fault_where_others_are_answered(
+    ask: Callable[[Registry, int], object], path: str, good: Any
+):
+    with answering_by_path({path.format(1): (200, good), path.format(2): DENIED}) as url:
+        worker = Registry(RegistrySettings(url=url))
+        ask(worker, 1)
+
+        with pytest.raises(ContractError, match="User is denied"):
+            ask(worker, 2)
+
+
+@pytest.mark.parametrize(("ask", "path", "good"), BY_ID)
+@pytest.mark.parametrize("told", [DENIED, (404, {"error_code": 40403, "message": "deleted"})])
+def test_denied_id_waits_where_others_are_not_answered_any_more(
+    ask: Callable[[Registry, int], object], path: str, good: Any, told: tuple[int, Any]
+):
+    answers = {path.format(1): (200, good), path.format(2): DENIED}
+    with answering_by_path(answers) as url:
+        worker = Registry(RegistrySettings(url=url))
+        ask(worker, 1)
+        answers[path.format(1)] = told  # The rights are lost, or that one tells nothing.
+
+        with pytest.raises(RegistryUnavailable, match="User is denied"):
+            ask(worker, 2)
+
+        answers[path.format(2)] = (200, good)
+        assert ask(worker, 2)
+
+
+@pytest.mark.parametrize(("ask", "path", "good"), BY_ID)
+def test_denied_id_waits_a_bounded_time_where_nothing_was_answered_yet(
+    ask: Callable[[Registry, int], object], path: str, good: Any
+):
+    now = [100.0]
+    with answering_by_path({path.format(n): DENIED for n in (1, 2)}) as url:
+        worker = Registry(RegistrySettings(url=url), clock=lambda: now[0])
+        for schema_id, later in ((1, 0.0), (2, 1.0), (1, DENIED_SECONDS_MAX - 2)):
+            now[0] += later
+            with pytest.raises(RegistryUnavailable, match="User is denied"):
+                ask(worker, schema_id)
+
+        now[0] += 1.0
+        for schema_id in (1, 2):
+            with pytest.raises(ContractError, match="User is denied"):
+                ask(worker, schema_id)
+
+
+def referring(*subjects: str, text: str) -> tuple[int, Any]:
+    listed = [{"name": f"{each}.x", "subject": each, "version": 1} for each in subjects]
+    return 200, {"schema": text, "references": listed, "id": 7, "version": 1}
+
+
+def versions(**answers: tuple[int, Any]) -> dict[str, tuple[int, Any]]:
+    return {f"/subjects/{subject}/versions/1": answer for subject, answer in answers.items()}
+
+
+def test_schema_that_two_references_lead_to_is_asked_for_once_and_written_in_once():
+    answers = versions(
+        bottom=referring(text=record(("x", "int"), name="a.bottom")),
+        left=referring("bottom", text=record(("x", "a.bottom"), name="a.left")),
+        right=referring("bottom", text=record(("x", "a.bottom"), name="a.right")),
+    )
+    top = record(("left", "a.left"), ("right", "a.right"))
+    answers["/schemas/ids/1"] = referring("left", "right", text=top)
+    with answering_by_path(answers) as url:
+        text = Registry(RegistrySettings(url=url)).schema_by_id(1)
+
+    payload = Decoder(FixedSource(text)).decode(b"\0\0\0\0\1\4\6").payload
+    assert payload == {"left": {"x": {"x": 2}}, "right": {"x": {"x": 3}}}
+
+
+def test_references_of_references_are_asked_for_once_however_often_they_are_named():
+    asked: list[str] = []
+    levels, part = 12, '{"type": "array", "items": "int"}'
+
+    class Counted(dict[str, tuple[int, Any]]):
+        def __getitem__(self, path: str) -> tuple[int, Any]:
+            asked.append(path)
+            return super().__getitem__(path)
+
+    answers = Counted(versions(s0=referring(text=part)))
+    for level in range(1, levels):
+        answers |= versions(**{f"s{level}": referring(*[f"s{level - 1}"] * 4, text=part)})
+    answers["/schemas/ids/1"] = referring(f"s{levels - 1}", text=record())
+    with answering_by_path(answers) as url:
+        Registry(RegistrySettings(url=url)).schema_by_id(1)
+
+    assert len(asked) == levels + 1
+
+
+def test_schema_may_refer_to_a_hundred_others_and_no_more():
+    subjects = [f"s{n}" for n in range(REFERENCES_MAX + 1)]
+    answers = versions(
+        **{each: referring(text=record(name=f"a.{each}")) for each in subjects},
+        loop=referring("loop", text=record(("x", "a.more"), name="a.loop")),
+        large=referring(text=record(name="a.l" + "x" * SCHEMA_TEXT_MAX)),
+    )
+    for number, refers_to in enumerate((subjects[1:], subjects, ["loop"], ["large"])):
+        answers[f"/schemas/ids/{number}"] = referring(*refers_to, text=record())
+    with answering_by_path(answers) as url:
+        worker = Registry(RegistrySettings(url=url))
+
+        assert json.loads(worker.schema_by_id(0))["name"] == "a.job"
+        with pytest.raises(ContractError, match="refers to more than 100 others"):
+            worker.schema_by_id(1)
+        with pytest.raises(ContractError, match="not a usable schema"):
+            worker.schema_by_id(2)
+        with pytest.raises(ContractError, match="more than 1048576 characters"):
+            worker.schema_by_id(3)
+
+
+class FixedSource:
+    def __init__(self, text: str) -> None:
+        self.schema_by_id = lambda _: text

@@ -303,6 +303,50 @@ def test_handler_that_changes_a_default_changes_no_later_payload():
     assert decoder.decode(value).payload == {"x": 1, "tags": []}
 
 
+def test_every_place_of_a_default_has_its_own_copy_and_nothing_else_is_copied():
+    def crowd(*more: dict[str, Any]) -> Schema:
+        fields = [{"name": "text", "type": "string"}, *more]
+        item = {"type": "record", "name": "a.item", "fields": fields}
+        return job(("x", {"type": "map", "values": {"type": "array", "items": item}}))
+
+    old = crowd()
+    new = crowd({"name": "tags", "type": {"type": "map", "values": {
+        "type": "array", "items": "int"}}, "default": {"a": [1]}})  # fmt: skip
+    items = [{"text": "t" * 1000}] * 500
+    value = Encoder(old, 1).encode({"x": {"a": items, "b": items}})
+    decoder = Decoder(FakeSource(id1=old.text), set_of(new))
+
+    tracemalloc.start()
+    payload = decoder.decode(value).payload
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    payload["x"]["a"][0]["tags"]["a"].append(2)
+
+    assert payload["x"]["a"][1]["tags"] == payload["x"]["b"][0]["tags"] == {"a": [1]}
+    assert decoder.decode(value).payload["x"]["a"][0]["tags"] == {"a": [1]}
+    assert peak < 2_500_000  # The texts are a million; they are read twice, and not kept twice.
+
+
+def test_value_that_defaults_make_too_heavy_is_refused_before_it_is_decoded():
+    def crowd(*more: dict[str, Any]) -> Schema:
+        fields = [{"name": "ok", "type": "boolean"}, *more]
+        item = {"type": "record", "name": "a.item", "fields": fields}
+        return job(("x", {"type": "array", "items": item}))
+
+    tags = {"type": "array", "items": "string"}
+    new = crowd(*({"name": f"tags{n}", "type": tags, "default": []} for n in range(5)))
+    value = b"\x00\x00\x00\x00\x01\x80\x80\x40" + b"\x01" * 512 * 1024 + b"\x00"
+    tracemalloc.start()
+    try:
+        with pytest.raises(ContractError, match="more than 268435456 bytes of memory"):
+            Decoder(FakeSource(id1=crowd().text), set_of(new)).decode(value)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 10 * 1024 * 1024
+
+
 def test_record_that_the_local_schema_cannot_read_is_a_contract_fault():
     writer, reader = job(("x", "string")), job(("x", "int"))
 
@@ -500,11 +544,67 @@ def test_id_that_no_registry_gives_out_is_refused_and_not_asked_for():
 
 
 def test_job_type_is_admitted_before_the_body_is_looked_at():
-    def refuse(job_type: str) -> None:
-        raise ContractError(f"`{job_type}` is another topic's")
-
     with pytest.raises(ContractError, match=r"`a\.job` is another topic's"):
         Decoder(FakeSource(id7=RICH.text)).decode(b"\x00\x00\x00\x00\x07no body", refuse)
+
+
+def tagged_crowd(name: str) -> str:
+    """A thousand tagged fields below one of this name."""
+    kind: Any = {"type": "record", "name": "a.one", "fields": [
+        {"name": "a", "type": "string", "confluent:tags": ["PII"]},
+    ]}  # fmt: skip
+    for level in range(3):
+        fields = [{"name": f"x{n}", "type": kind if n == 0 else kind["name"]} for n in range(10)]
+        kind = {"type": "record", "name": f"a.level{level}", "fields": fields}
+    return text_of((name, kind))
+
+
+def refuse(job_type: str) -> None:
+    raise ContractError(f"`{job_type}` is another topic's")
+
+
+def test_strangers_schema_takes_little_memory_before_it_is_admitted():
+    long = "n" * 400_000
+    hazard = {"type": "array", "items": "null"}
+    texts = [
+        tagged_crowd(long),
+        text_of((long, named(0, *[hazard] * 1000))),
+        json.dumps({"type": "record", "name": "a.job", "namespace": long, "fields": [
+            {"name": f"x{n}", "type": {"type": "fixed", "name": f"x{n}", "size": 1}}
+            for n in range(1000)
+        ]}),
+    ]  # fmt: skip
+    for text in texts:
+        decoder = Decoder(FakeSource(id1=text))
+        tracemalloc.start()
+        try:
+            for _ in range(3):
+                with pytest.raises(ContractError):
+                    decoder.decode(b"\x00\x00\x00\x00\x01", refuse)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+
+        assert peak < 20 * 1024 * 1024
+
+
+def test_schema_is_compiled_only_once_it_is_admitted():
+    text = tagged_crowd("n" * 900)  # Of too many characters in its paths: no key is asked for.
+    source, clock = FakeSource(id1=text), Clock()
+    decoder = Decoder(source, clock=clock)
+
+    for times in (1, 2):
+        for _ in range(2):
+            with pytest.raises(ContractError, match="another topic's"):
+                decoder.decode(b"\x00\x00\x00\x00\x01", refuse)
+        reading = decoder.reading(b"\x00\x00\x00\x00\x01")
+        assert reading.job_type == "a.job"
+        for read in (reading.read, reading.open, decoder.decode):
+            assert read is not None
+            with pytest.raises(ContractError, match="paths of the PII fields have more than 65536"):
+                read(b"\x00\x00\x00\x00\x01")
+        assert source.asked == times  # What was wrong may be a lack of memory: it is tried again,
+        clock.now += UNKNOWN_ID_SECONDS  # but not at once.
 
 
 # 512 KiB of it would take 133 MiB and more.

@@ -27,6 +27,15 @@ def record(**kinds: Any) -> dict[str, Any]:
 NOON = dt.datetime(2026, 1, 2, 12, tzinfo=dt.UTC)
 HEAVY = [
     ("int", [n * 1000 for n in range(N)]),
+    ("int", [n % 262 - 5 for n in range(N)]),
+    ("long", [2**62 + n for n in range(N)]),
+    ("long", [-(2**62) - n for n in range(N)]),
+    ("string", ["ab"] * N),
+    ("string", ["a" * (n % 2) for n in range(N)]),
+    ("string", ["a" * (390 + n % 20) for n in range(N)]),
+    ("bytes", [b"ab"] * N),
+    ("bytes", [b"\xe4" * (n % 2) for n in range(N)]),
+    ("bytes", [b"\xe4" * (390 + n % 20) for n in range(N)]),
     ("double", [n / 3 for n in range(N)]),
     ("string", ["ab" * (n % 30 + 1) for n in range(N)]),
     ("string", ["aä" * (n % 30 + 1) for n in range(N)]),
@@ -70,6 +79,51 @@ def test_value_that_need_not_be_weighed_would_fit(kind: Any, items: list[Any]) -
         bound *= 2
 
     assert Scale(schema, decoded_bytes_max=bound).fits(value)
+
+
+ITEM = record(flag="boolean")
+NEW = {"name": "tags", "type": {"type": "array", "items": "string"}, "default": []}
+MAP = {"name": "map", "type": {"type": "map", "values": "int"}, "default": {"a": 1, "b": 2}}
+GIVEN = [
+    (ITEM, {**ITEM, "fields": [*ITEM["fields"], NEW]}, [{"flag": True}] * N),
+    (ITEM, {**ITEM, "fields": [NEW, MAP], "name": "b.item"}, [{"flag": True}] * N),
+    (ITEM, {**ITEM, "fields": [MAP], "name": "b.one", "aliases": ["item"]}, [{"flag": True}] * N),
+    (ITEM, {**ITEM, "fields": [{"name": f"n{n}", "type": ["null", "int"], "default": None}
+                               for n in range(40)]}, [{"flag": True}] * N),
+    (["null", ITEM], ["null", {**ITEM, "fields": [NEW, MAP]}], [{"flag": True}] * N),
+    ("int", "double", [n % 200 for n in range(N)]),
+    ("long", ["null", "float"], [n % 200 for n in range(N)]),
+    ("bytes", "string", [("aä" * (n % 30)).encode() for n in range(N)]),
+    ("string", "bytes", ["ab" * (n % 30) for n in range(N)]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "read_as", "items"), GIVEN)
+def test_value_weighs_what_it_takes_once_it_is_read_with_another_schema(
+    kind: Any, read_as: Any, items: list[Any]
+) -> None:
+    schema, value = written({"type": "array", "items": kind}, items)
+    reader = schema_of({"type": "array", "items": read_as})
+
+    tracemalloc.start()
+    decoded: Any = schemaless_reader(BytesIO(value), schema, reader)
+    for item in decoded["x"]:
+        for name in ("tags", "map"):
+            if isinstance(item, dict) and name in item:
+                item[name] = item[name].copy()
+    _, taken = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert not Scale(schema, reader, decoded_bytes_max=taken - 1).fits(value)
+    assert Scale(schema, reader, decoded_bytes_max=4 * taken).fits(value)
+    assert Scale(schema, reader).light_max <= Scale(schema).light_max
+
+
+def test_millions_of_small_numbers_are_not_heavy() -> None:
+    count = 200_000
+    schema, value = written({"type": "array", "items": "int"}, [n % 250 for n in range(count)])
+
+    assert Scale(schema, decoded_bytes_max=20 * count).fits(value)
 
 
 def test_decimal_counts_by_the_time_that_its_many_digits_take() -> None:
