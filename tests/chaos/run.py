@@ -187,6 +187,8 @@ class Run:
                 return worker
             told = worker.log.read_text()
             assert "the ledger" in told and "does not answer" in told, told
+            for asleep in list(self.stopped):  # One that was stopped in a commit locks SQLite.
+                self.wake(asleep)
             self.start(slot)
 
     def stop(self, slot: int) -> None:
@@ -196,6 +198,8 @@ class Run:
         self.faults["zombie"] += 1
 
     def wake(self, slot: int) -> None:
+        if slot not in self.stopped:
+            return  # It was woken for another's sake.
         asleep = time.monotonic() - self.stopped.pop(slot)
         time.sleep(max(0.0, SESSION_SECONDS + 2.0 - asleep))
         self.workers[slot].process.send_signal(signal.SIGCONT)
