@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from processor.contracts import headers
 from processor.contracts.masking import masked
-from processor.contracts.protected import Opened
+from processor.contracts.protected import PREFIX_SIZE, Opened
 from processor.contracts.sealing import is_sealed_digest
 from processor.core.lane import Entry
 from processor.engine.ports import LedgerRow
@@ -26,7 +26,6 @@ from processor.errors import (
 )
 from processor.model import Effect, Failure, JobHeaders
 
-WIRE_PREFIX_BYTES = 5  # The magic byte and the schema's id.
 MESSAGE_READ_MAX = 10_000  # Characters of an exception's message that are looked at.
 
 
@@ -78,7 +77,7 @@ def payload_hash(job: JobHeaders, value: bytes | None, opened: Opened | None = N
         return None
     if opened is not None and opened.sealed:
         return opened.digest()
-    return hashlib.sha256(job.claim or (value or b"")[WIRE_PREFIX_BYTES:]).hexdigest()
+    return hashlib.sha256(job.claim or (value or b"")[PREFIX_SIZE:]).hexdigest()
 
 
 def written_outcome(

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from processor.contracts import headers
 from processor.contracts.avro import Decoded
 from processor.contracts.own_subjects import any_subject
+from processor.contracts.protected import PREFIX_SIZE
 from processor.core.lane import Entry
 from processor.core.stretch import Stretch
 from processor.engine.batch import results_of
@@ -26,7 +27,6 @@ from processor.engine.ports import Clock
 from processor.engine.slices import Done, Failed, Outcome, Report, Running, Slice
 from processor.errors import ContractError, OutageError
 
-PREFIX_BYTES = 5  # Of a value: it names the schema.
 KINDS_MAX = 1000
 FLUSH_SECONDS = 0.1
 
@@ -134,7 +134,7 @@ class Quick:
         rest = zip(work.stretch.offsets[at:], work.stretch.messages[at:], strict=True)
         for offset, message in rest:
             value, written = message.value(), message.headers()
-            if work.stop or value is None or value[:PREFIX_BYTES] != kind.prefix:
+            if work.stop or value is None or value[:PREFIX_SIZE] != kind.prefix:
                 return at
             if written and not says_only(written, kind.job_type):
                 return at
@@ -293,7 +293,7 @@ class Quick:
         seen = 0
         for message in messages:
             value, written = message.value(), message.headers()
-            if value is None or value[:PREFIX_BYTES] != prefix:
+            if value is None or value[:PREFIX_SIZE] != prefix:
                 break
             if written and not headers.says_only_its_type(written, kind.job_type):
                 break
@@ -328,7 +328,7 @@ class Quick:
     def _kind(self, work: Slice, value: bytes | None) -> _Kind | None:
         """What a value's job needs; None: run.py tells what is wrong with it, or not plain."""
         topic = work.owner.topic
-        kind = self._kinds.get((topic, (value or b"")[:PREFIX_BYTES]))
+        kind = self._kinds.get((topic, (value or b"")[:PREFIX_SIZE]))
         if kind is not None or value is None:
             return kind
         try:
@@ -341,7 +341,7 @@ class Quick:
             return None
         kind = _Kind(
             spec=spec,
-            prefix=value[:PREFIX_BYTES],
+            prefix=value[:PREFIX_SIZE],
             read=reading.read,
             call=spec.simple,
             job_type=spec.job_type.encode(),

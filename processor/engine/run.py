@@ -15,7 +15,7 @@ from processor.contracts.avro import Decoded
 from processor.contracts.claims import CLAIM_BYTES_MAX, ClaimStore, claim_from_header
 from processor.contracts.masking import NOTHING, hiding, masked
 from processor.contracts.own_subjects import any_subject
-from processor.contracts.protected import Opened
+from processor.contracts.protected import PREFIX_SIZE, Opened
 from processor.core.lane import Entry
 from processor.engine import effects
 from processor.engine.batch import Ready
@@ -31,7 +31,7 @@ from processor.engine.outcomes import (
     past_deadline,
 )
 from processor.engine.ports import Clock, Ledger, LedgerRow, OwnershipLost, row_among
-from processor.engine.quick import PREFIX_BYTES, Admit, Decode, Quick
+from processor.engine.quick import Admit, Decode, Quick
 from processor.engine.slice_progress import SliceProgress, read_jobs
 from processor.engine.slices import (
     Duplicate,
@@ -97,7 +97,7 @@ class Runner:
         if self._ledger.remembers or self._has_sinks or self._claims is not None:
             return True
         topic = work.owner.topic
-        prefixes = {(entry.record.value or b"")[:PREFIX_BYTES] for entry in work.entries}
+        prefixes = {(entry.record.value or b"")[:PREFIX_SIZE] for entry in work.entries}
         return not all(
             self._seen.get((topic, each)) or self._knows(topic, each) for each in prefixes
         )
@@ -332,7 +332,7 @@ class Runner:
 
     def _note(self, work: Slice, value: bytes | None, spec: JobSpec) -> None:
         """Note that values that begin so can be decoded without a wait, and what runs them."""
-        known = (work.owner.topic, (value or b"")[:PREFIX_BYTES])
+        known = (work.owner.topic, (value or b"")[:PREFIX_SIZE])
         if known in self._seen or len(self._seen) < SEEN_MAX:
             self._seen[known] = spec.is_async and self._seen.get(known, True)
 

@@ -5,7 +5,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
@@ -41,32 +41,28 @@ def subject() -> str:
     return f"t{uuid.uuid4().hex}-a.job"
 
 
-@contextmanager
-def answering(status: int, body: bytes = b"{}") -> Iterator[str]:
+def answering(status: int, body: bytes = b"{}") -> AbstractContextManager[str]:
     """A server on which everything gets the same answer."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *arguments: Any) -> None:
-            pass
-
-    with served(HTTPServer(("127.0.0.1", 0), Handler)) as server:
-        yield f"http://127.0.0.1:{server.server_port}"
+    return answering_with(lambda _: (status, body))
 
 
-@contextmanager
-def answering_by_path(answers: dict[str, tuple[int, Any]]) -> Iterator[str]:
+def answering_by_path(answers: dict[str, tuple[int, Any]]) -> AbstractContextManager[str]:
     """A server that answers with what stands there for the path at the time."""
 
+    def answer(path: str) -> tuple[int, bytes]:
+        status, document = answers[path]
+        return status, json.dumps(document).encode()
+
+    return answering_with(answer)
+
+
+@contextmanager
+def answering_with(answer: Callable[[str], tuple[int, bytes]]) -> Iterator[str]:
+    """A server that answers a path with a status and a body."""
+
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            status, document = answers[self.path.partition("?")[0]]
-            body = json.dumps(document).encode()
+            status, body = answer(self.path.partition("?")[0])
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
