@@ -22,6 +22,11 @@ A bug is none of these: it asserts, ends the worker, and the log replays what wa
 from __future__ import annotations
 
 import math
+import traceback
+from collections import deque
+from typing import Final
+
+FRAMES_MAX: Final = 8  # Innermost first is what one looks for; more is noise.
 
 
 class ProcessorError(Exception):
@@ -94,3 +99,20 @@ class KeysUnavailable(OutageError):
 
 class SinkUnavailable(OutageError):
     """The sink or the ledger does not answer."""
+
+
+def frames_of(error: BaseException) -> list[str]:
+    """Name the frames that an error came through, the innermost first, and no line's source."""
+    # Not by `traceback.extract_tb`: it looks at each source file on disk, for lines we never show.
+    frames = deque(traceback.walk_tb(error.__traceback__), maxlen=FRAMES_MAX)
+    return [
+        f"{frame.f_code.co_filename}:{line} {frame.f_code.co_name}"
+        for frame, line in reversed(frames)
+    ]
+
+
+def cause_of(error: BaseException) -> BaseException | None:
+    """What an error was raised from or while handling, unless that was said to be of no matter."""
+    if error.__cause__ is not None:  # A user's class may say that it is false.
+        return error.__cause__
+    return None if error.__suppress_context__ else error.__context__

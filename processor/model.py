@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 
@@ -91,6 +92,11 @@ def record_of(message: Message) -> Record:
     )
 
 
+def key_hash(key: bytes | None) -> str:
+    """Name a key without telling it: the same 16 hex digits everywhere and always; `-` for none."""
+    return "-" if key is None else hashlib.blake2s(key, digest_size=8).hexdigest()
+
+
 class Outgoing(NamedTuple):
     """Bytes on their way to a partition. `partition` None lets the partitioner choose by key."""
 
@@ -124,15 +130,26 @@ class Claim:
     sha256: str
 
 
+class Raised(NamedTuple):
+    """Where an exception came from: the frames, the innermost first, and what caused it."""
+
+    at: list[str]
+    cause: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an attempt failed, as it travels in headers and logs. Never holds a payload."""
+    """Why an attempt failed, as it travels in headers and logs. Never holds a payload.
+
+    `raised` is for the log of the process in which it happened; it is kept nowhere.
+    """
 
     error_class: str
     message: str
     permanent: bool
     retry_after_seconds: float | None = None
     fingerprint: str = ""
+    raised: Raised | None = field(default=None, compare=False, repr=False)
 
 
 class Effect(NamedTuple):

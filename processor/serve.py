@@ -18,7 +18,7 @@ from typing import Any
 from processor.adapters.health import HealthServer
 from processor.adapters.kafka import KafkaLog
 from processor.adapters.keys import keyring_of, require_keys
-from processor.adapters.logs import configure_logging, key_hash, worker_logger
+from processor.adapters.logs import configure_logging, worker_logger
 from processor.adapters.metrics import Metrics
 from processor.adapters.objects.stores import Objects
 from processor.adapters.objects.traced import TracedObjects
@@ -45,7 +45,7 @@ from processor.engine.traced import TracedRunner
 from processor.engine.watch import Stall
 from processor.engine.worker import Limits, Worker
 from processor.errors import UsageError
-from processor.model import JobHeaders, JobStatus
+from processor.model import JobHeaders, JobStatus, key_hash
 from processor.preflight import (
     check_topics,
     check_without_ledger,

@@ -17,9 +17,9 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, Protocol
 
-from processor.adapters.logs import frames_of
 from processor.engine.context import JobContext
 from processor.engine.slices import Report, Slice
+from processor.errors import frames_of
 
 _LOGGER = logging.getLogger(__name__)
 

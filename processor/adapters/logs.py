@@ -10,12 +10,10 @@ Rule 5: a log call raises nothing for what it is given: what has no words is tol
 
 from __future__ import annotations
 
-import hashlib
+import json
 import logging
 import re
 import sys
-import traceback
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from contextlib import suppress
 from functools import lru_cache, partial, wraps
@@ -25,13 +23,13 @@ import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
 from processor.contracts.masking import Plaintexts, hidden_now, masked
+from processor.errors import cause_of, frames_of
 from processor.secret import MASK, secret_name
 from processor.settings import LogSettings
 
 PAYLOAD_FIELDS: Final = frozenset({"payload", "value", "body"})
 ERROR_LENGTH_MAX: Final = 1024
 ERROR_READ_MAX: Final = 10_000  # Characters of an error's text that are looked at.
-FRAMES_MAX: Final = 8  # Innermost first is what one looks for; more is noise.
 # Fields that this package writes itself: a value that happens to be called so must not hide them.
 OWN_FIELDS: Final = frozenset({
     "at", "attempt", "away", "cause", "code", "drain_seconds", "duplicate_of", "epoch", "error",
@@ -41,6 +39,7 @@ OWN_FIELDS: Final = frozenset({
     "unanswered", "url", "what", "why", "worker_id",
 })  # fmt: skip
 OWN_VALUES: Final = frozenset({"level", "timestamp"})  # Set last, whatever was given.
+_NUMBERS: Final = frozenset({int, float, bool, type(None)})  # Nothing in them is a secret.
 SECRET_LENGTH_MIN: Final = 4  # Masking a shorter text would tear up every other word.
 
 # These tell each request at `info`; theirs is worth reading only when ours is at `debug`.
@@ -105,11 +104,6 @@ def worker_logger(worker_id: str, **fields: Any) -> FilteringBoundLogger:
     return cast("FilteringBoundLogger", logger)
 
 
-def key_hash(key: bytes | None) -> str:
-    """Name a key without telling it: the same 16 hex digits everywhere and always; `-` for none."""
-    return "-" if key is None else hashlib.blake2s(key, digest_size=8).hexdigest()
-
-
 class Redaction:
     """Drops payload fields and masks secrets, by name and by value."""
 
@@ -136,6 +130,8 @@ class Redaction:
         return cleaned
 
     def _clean_surely(self, value: Any, hidden: Plaintexts | None) -> Any:
+        if hidden is None and type(value) in _NUMBERS:
+            return value
         try:
             return self._clean(value, hidden)
         except Exception:  # noqa: BLE001 - it may be a user's class, or hold itself.
@@ -189,22 +185,10 @@ def compact_error(
     if isinstance(error, BaseException):
         event["error"] = _told(error)
         event["at"] = frames_of(error)
-        cause = error.__cause__
-        if cause is None and not error.__suppress_context__:
-            cause = error.__context__
-        if cause is not None:  # A user's class may say that it is false.
+        cause = cause_of(error)
+        if cause is not None:
             event["cause"] = _told(cause)
     return event
-
-
-def frames_of(error: BaseException) -> list[str]:
-    """Name the frames that an error came through, the innermost first."""
-    # Not by `traceback.extract_tb`: it looks at each source file on disk, for lines we never show.
-    frames = deque(traceback.walk_tb(error.__traceback__), maxlen=FRAMES_MAX)
-    return [
-        f"{frame.f_code.co_filename}:{line} {frame.f_code.co_name}"
-        for frame, line in reversed(frames)
-    ]
 
 
 class _LibraryHandler(logging.StreamHandler[TextIO]):
@@ -230,7 +214,8 @@ def _renderer(settings: LogSettings, stream: TextIO) -> Processor:
     terminal = stream.isatty()
     if settings.format == "console" or (settings.format == "auto" and terminal):
         return structlog.dev.ConsoleRenderer(colors=terminal)
-    return structlog.processors.JSONRenderer(ensure_ascii=False)
+    encode = json.JSONEncoder(ensure_ascii=False).encode  # `json.dumps` makes one for each line.
+    return lambda _logger, _method, event: encode(event)
 
 
 def _sure(render: Processor) -> Processor:

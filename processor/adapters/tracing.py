@@ -31,11 +31,10 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from processor.adapters.logs import key_hash
 from processor.contracts import headers
 from processor.core.lane import Entry
 from processor.engine.tracing import RunSpan
-from processor.model import Headers, Hop, Outgoing, Record
+from processor.model import Headers, Hop, Outgoing, Record, key_hash
 
 LINK = "processor.link"  # On a link: what it leads to.
 _PROPAGATOR = TraceContextTextMapPropagator()

@@ -12,7 +12,7 @@ Rule 4: a full fence pauses its main partition, which alone adds keys; the tiers
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class Fence:
@@ -83,6 +83,11 @@ class Fence:
     def knows(self, key: bytes | None) -> bool:
         """Whether a key has copies waiting in any tier."""
         return key in self._lone or key in self._several
+
+    def waiting(self, keys: Sequence[bytes | None]) -> list[int]:
+        """The places of the keys that have copies waiting."""
+        lone, several = self._lone, self._several
+        return [at for at, key in enumerate(keys) if key in lone or key in several]
 
     def tiers(self, key: bytes) -> Iterable[int]:
         """The tiers in which a key has copies waiting, one for each copy."""

@@ -63,17 +63,15 @@ class Watermark:
     def settle_all(self, offsets: Sequence[int]) -> None:
         """Note that records reached a final or parked state, in order."""
         begun, settled, count = self._begun, self._settled, len(offsets)
-        if begun[0] < offsets[0] and offsets[-1] < self._next:
-            before = len(settled)
-            settled.update(offsets)
-            assert len(settled) == before + count
-        elif not settled and list(islice(begun, count)) == offsets:
+        if not settled and list(islice(begun, count)) == offsets:
             for _ in repeat(None, count):
                 begun.popleft()
         else:
-            for offset in offsets:
-                self.settle(offset)
-            return
+            assert begun[0] <= offsets[0] and offsets[-1] < self._next
+            before = len(settled)
+            settled.update(offsets)
+            assert len(settled) == before + count, "an offset settled twice"
+            self._advance()
         self.settled_records += count
 
     def settle(self, offset: int) -> None:
@@ -87,6 +85,10 @@ class Watermark:
             return
         begun.popleft()
         self.settled_records += 1
-        settled = self._settled
+        self._advance()
+
+    def _advance(self) -> None:
+        """Go on to the first record that is not settled."""
+        begun, settled = self._begun, self._settled
         while begun and begun[0] in settled:
             settled.remove(begun.popleft())

@@ -24,7 +24,7 @@ from processor.engine.ports import (
 )
 from processor.engine.slices import Running, Slice
 from processor.engine.tracing import Tracing
-from processor.errors import OutageError, ProcessorError, SinkUnavailable, UsageError
+from processor.errors import OutageError, SinkUnavailable, UsageError
 from processor.model import Failure, JobHeaders
 
 
@@ -116,7 +116,7 @@ class Caller:
                 raise SinkUnavailable(
                     f"the transaction of job {context.job_id} was broken off: {why}"
                 ) from error
-            return self._failure(error, ready, context, ready.plaintexts)
+            return self._failure(error, ready, ready.plaintexts)
         finally:
             finished = work.finish()
             if not (kept and finished):
@@ -152,29 +152,19 @@ class Caller:
             raise
         except BaseException as error:  # noqa: BLE001 - it is user code.
             with hiding(hidden):
-                failure = told_failure(error, spec, lambda: contexts[0].log)
+                failure = failure_of(error, permanent=spec.permanent)
             results = [self._in_time(failure, each) for each in batch]
         finally:
             if not work.finish():
                 raise Abandoned
         return [
-            self._failure(result, each, context, hidden)
-            if isinstance(result, BaseException)
-            else result
-            for result, each, context in zip(results, batch, contexts, strict=True)
+            self._failure(result, each, hidden) if isinstance(result, BaseException) else result
+            for result, each in zip(results, batch, strict=True)
         ]
 
-    def sink_failed(self, error: Exception, entry: Entry, spec: JobSpec) -> Failure:
-        """Describe what a sink raised, as what the handler itself raises is."""
-        job = entry.job
-        assert job is not None
-        return told_failure(error, spec, lambda: self._bind_log(entry, job, entry.attempt + 1))
-
-    def _failure(
-        self, error: BaseException, ready: Ready, context: JobContext, hidden: Plaintexts
-    ) -> Failure:
+    def _failure(self, error: BaseException, ready: Ready, hidden: Plaintexts) -> Failure:
         with hiding(hidden):
-            failure = told_failure(error, ready.spec, lambda: context.log)
+            failure = failure_of(error, permanent=ready.spec.permanent)
         return self._in_time(failure, ready)
 
     def _in_time(self, failure: Failure, ready: Ready) -> Failure:
@@ -223,13 +213,6 @@ async def _hidden_while(coroutine: Coroutine[Any, Any, Any], hidden: Plaintexts)
     """Await a coroutine; what its task tells meanwhile is masked."""
     with hiding(hidden):
         return await coroutine
-
-
-def told_failure(error: BaseException, spec: JobSpec, log: Callable[[], Any]) -> Failure:
-    """Log what a handler raised, unless it was raised on purpose, and describe it."""
-    if not isinstance(error, ProcessorError):
-        log().warning("handler failed", exc_info=error)
-    return failure_of(error, permanent=isinstance(error, spec.permanent))
 
 
 def _no_transaction() -> bool:

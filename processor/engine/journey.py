@@ -127,7 +127,7 @@ def behind(stretch: Stretch, assignment: Assignment) -> Stretch:
     fence = assignment.fence
     if not fence.held:
         return Stretch([], [])
-    waiting = [at for at, each in enumerate(stretch.messages) if fence.knows(each.key())]
+    waiting = fence.waiting([each.key() for each in stretch.messages])
     return Stretch(
         [stretch.messages[at] for at in waiting], [stretch.offsets[at] for at in waiting]
     )

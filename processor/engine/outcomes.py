@@ -19,12 +19,15 @@ from processor.errors import (
     KeysUnavailable,
     OutageError,
     PermanentError,
+    ProcessorError,
     RegistryUnavailable,
     Retry,
     SinkUnavailable,
     StoreUnavailable,
+    cause_of,
+    frames_of,
 )
-from processor.model import Effect, Failure, JobHeaders
+from processor.model import Effect, Failure, JobHeaders, Raised
 
 MESSAGE_READ_MAX = 10_000  # Characters of an exception's message that are looked at.
 
@@ -101,15 +104,27 @@ def written_outcome(
     return Succeeded(effect.result_text, seconds)
 
 
-def failure_of(error: BaseException, *, permanent: bool = False) -> Failure:
-    """Describe an exception for headers and logs: class, message, whether repeating can help."""
+def failure_of(error: BaseException, *, permanent: tuple[type[BaseException], ...] = ()) -> Failure:
+    """Describe an exception for headers and logs: class, message, whether repeating can help.
+
+    Of the classes of `permanent` it cannot. Where it was raised is told of those alone that nobody
+    raised on purpose.
+    """
     failure = Failure(
         error_class=type(error).__name__,
         message=_message_of(error),
-        permanent=permanent or isinstance(error, PermanentError),
+        permanent=isinstance(error, (PermanentError, *permanent)),
         retry_after_seconds=error.after_seconds if isinstance(error, Retry) else None,
+        raised=None if isinstance(error, ProcessorError) else _raised(error),
     )
     return replace(failure, fingerprint=headers.fingerprint(failure))
+
+
+def _raised(error: BaseException) -> Raised:
+    cause = cause_of(error)
+    at = [masked(frame, length_max=MESSAGE_READ_MAX) for frame in frames_of(error)]
+    told = None if cause is None else f"{type(cause).__name__}: {_message_of(cause)}"
+    return Raised(at, told)
 
 
 def past_deadline(job: JobHeaders, now: float) -> bool:

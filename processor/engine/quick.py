@@ -20,9 +20,10 @@ from processor.contracts.protected import PREFIX_SIZE
 from processor.core.lane import Entry
 from processor.core.stretch import Stretch
 from processor.engine.batch import results_of
-from processor.engine.call import Abandoned, Awaiting, told_failure
+from processor.engine.call import Abandoned, Awaiting
 from processor.engine.context import JobCancelled, JobContext
 from processor.engine.job import JobSpec
+from processor.engine.outcomes import failure_of
 from processor.engine.ports import Clock
 from processor.engine.slices import Done, Failed, Outcome, Report, Running, Slice
 from processor.errors import ContractError, OutageError
@@ -138,7 +139,7 @@ class Quick:
                 return at
             if written and not says_only(written, kind.job_type):
                 return at
-            if failed and work.skips(message.key()):
+            if failed and message.key() in failed:  # One of its key has failed: it waits.
                 at += 1
                 continue
             try:
@@ -318,9 +319,8 @@ class Quick:
         outcomes: Outcomes,
     ) -> None:
         """Note a failed run: the rest of its key waits."""
-        entry.job = job = headers.job_of(entry.record, entry.hop)
-        attempt = entry.attempt + 1
-        failure = told_failure(fault, kind.spec, lambda: self._bind_log(entry, job, attempt))
+        entry.job = headers.job_of(entry.record, entry.hop)
+        failure = failure_of(fault, permanent=kind.spec.permanent)
         outcomes.append((entry, Failed(failure, seconds)))
         if entry.record.key is not None:
             work.failed.add(entry.record.key)

@@ -380,7 +380,7 @@ class Runner:
         with hiding(effects.hidden_of([one])):
             if not isinstance(fault, SinkFailed):
                 return failure_of(fault)
-            return self._caller.sink_failed(fault.error, one.entry, one.spec)
+            return failure_of(fault.error, permanent=one.spec.permanent)
 
     def _write_one_by_one(
         self, progress: SliceProgress, whole: list[Unwritten], fault: Exception

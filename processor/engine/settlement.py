@@ -41,7 +41,7 @@ from processor.engine.slices import Duplicate, Pool
 from processor.engine.takeover import Rules
 from processor.engine.telemetry import Outage, Outcome, Telemetry
 from processor.errors import OutageError
-from processor.model import Failure, JobStatus, Outgoing, Partition
+from processor.model import Failure, JobStatus, Outgoing, Partition, key_hash
 
 
 class Settlement:
@@ -360,10 +360,12 @@ class Settlement:
             event,
             job_id=entry.job.job_id if entry.job else str(entry.hop.origin),
             job_type=job_type_of(entry),
+            key_hash=key_hash(entry.record.key),
             **_place(entry),
             attempt=entry.attempt,
             error_class=failure.error_class,
             error=failure.message,
+            **({} if failure.raised is None else failure.raised._asdict()),
             **({} if until is None else {"not_before": round(until, 3)}),
         )
 

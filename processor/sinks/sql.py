@@ -20,6 +20,7 @@ from processor.sinks import sql_holds, sql_operations
 from processor.sinks.sql_operations import key_text
 
 LOOKUP_MAX = 500  # Identities in one SELECT.
+FAILURE_KEPT = ("error_class", "message", "permanent", "retry_after_seconds", "fingerprint")
 
 
 class Statements(Protocol):
@@ -372,7 +373,7 @@ def done_row(owner: Owner, effect: Effect, at: float) -> tuple[Any, ...]:
 
 
 def _dying(owner: Owner, death: Death, at: float) -> tuple[Any, ...]:
-    failure = json.dumps({name: getattr(death.failure, name) for name in death.failure.__slots__})
+    failure = json.dumps({name: getattr(death.failure, name) for name in FAILURE_KEPT})
     own = own_identity(death.identity, death.job_id)
     return (own, death.job_id, death.job_type, key_text(death.key), "dying",
             death.replay, death.attempt, *death.origin, owner.epoch, None, None, failure, None,

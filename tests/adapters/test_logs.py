@@ -18,13 +18,12 @@ import structlog
 from processor.adapters import logs
 from processor.adapters.logs import (
     ERROR_LENGTH_MAX,
-    FRAMES_MAX,
     OWN_FIELDS,
     configure_logging,
-    key_hash,
     worker_logger,
 )
 from processor.contracts.masking import Plaintexts, hiding
+from processor.errors import FRAMES_MAX
 from processor.settings import LogSettings
 
 CANARY = "s3cr3t-canary"
@@ -390,9 +389,3 @@ def test_log_goes_to_stderr_and_leaves_stdout_alone():
 
     assert ended.stdout == ""
     assert json.loads(ended.stderr)["event"] == "hello"
-
-
-def test_hash_of_a_key_is_stable_and_does_not_tell_it():
-    assert key_hash(b"customer-7") == "eb9d5a2840afd0ca"
-    assert key_hash(b"customer-7") != key_hash(b"customer-8")
-    assert key_hash(None) == "-" != key_hash(b"")
