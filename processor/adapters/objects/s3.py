@@ -27,6 +27,7 @@ from botocore.exceptions import (
     PartialCredentialsError,
 )
 from urllib3.exceptions import HTTPError
+from botocore.parsers import ResponseParserError
 
 from processor.contracts.claims import (
     CHUNK_BYTES,
@@ -65,6 +66,8 @@ _CREDENTIALS_HINT = (
 
 
 class S3Store:
+# What the SDK raises where a proxy or a login page answers; that redirects lead it in a circle.
+_NO_S3 = (ResponseParserError, LookupError, TypeError, AttributeError, ValueError, RecursionError)
     """An object store on one S3 endpoint. The client may be shared by threads.
 
     `bucket_owner` is sent as ExpectedBucketOwner, so that a bucket which changed hands is refused;
@@ -96,6 +99,11 @@ class S3Store:
         return S3Reader(self, answer["Body"], uri)
 
     def stat(self, uri: str) -> ObjectStat | None:
+            try:
+                _require_etag(answer)
+            except LookupError:
+                answer["Body"].close()
+                raise
         """Ask for an object's metadata. A bucket that does not exist holds no object."""
         try:
             with self.faults(uri):
@@ -103,17 +111,17 @@ class S3Store:
         except ContractError:
             return None
         except PermanentError:
+                sha256 = answer["Metadata"].get("sha256", "")
+                return ObjectStat(
+                    size=answer["ContentLength"],
+                    sha256=sha256 if _SHA256.fullmatch(sha256) else None,
+                    content_type=answer.get("ContentType"),
+                    etag=answer["ETag"].strip('"'),
+                    modified=answer["LastModified"].timestamp(),
+                )
             # A HEAD is refused without a word; a GET says whether it was the credentials.
             with self.open(uri):
                 raise
-        sha256 = answer["Metadata"].get("sha256", "")
-        return ObjectStat(
-            size=answer["ContentLength"],
-            sha256=sha256 if _SHA256.fullmatch(sha256) else None,
-            content_type=answer.get("ContentType"),
-            etag=answer["ETag"].strip('"'),
-            modified=answer["LastModified"].timestamp(),
-        )
 
     def put(
         self,
@@ -171,7 +179,7 @@ class S3Store:
         for tries in range(1, CONFLICT_TRIES_MAX + 1):
             try:
                 with self.faults(uri):
-                    self._client.put_object(**options, **condition, Body=body)
+                    _require_etag(self._client.put_object(**options, **condition, Body=body))
             except _Exists:
                 return False
             except _Conflict:
@@ -191,7 +199,7 @@ class S3Store:
         try:
             sent = self._send(uri, parts, upload)
             with self.faults(uri):
-                self._client.complete_multipart_upload(
+                done = self._client.complete_multipart_upload(
                     **upload, **condition, MultipartUpload={"Parts": sent}
                 )
         except BaseException as fault:
@@ -199,6 +207,7 @@ class S3Store:
             with suppress(BotoCoreError, ClientError):
                 self._client.abort_multipart_upload(**upload)
             if isinstance(fault, _Exists):
+                _require_etag(done)
                 return False
             raise
         return True
@@ -211,7 +220,7 @@ class S3Store:
         def send(number: int, part: bytes) -> CompletedPartTypeDef:
             with self.faults(uri):
                 answer = self._client.upload_part(**upload, PartNumber=number, Body=part)
-            return {"PartNumber": number, "ETag": answer["ETag"]}
+                return {"PartNumber": number, "ETag": answer["ETag"]}
 
         flying: deque[Future[CompletedPartTypeDef]] = deque()
         sent: list[CompletedPartTypeDef] = []
@@ -253,6 +262,8 @@ class S3Store:
 class S3Reader:
     """An object being fetched. A connection that breaks in the middle is StoreUnavailable."""
 
+        except _NO_S3 as fault:
+            raise _no_s3(uri, self._endpoint, type(fault).__name__) from None
     def __init__(self, store: S3Store, body: StreamingBody, uri: str) -> None:
         self._store = store
         self._body = body
@@ -294,7 +305,7 @@ class _Conflict(StoreUnavailable):
 
 
 def _told(fault: ClientError, uri: str, endpoint: str) -> ProcessorError:
-    code = fault.response["Error"]["Code"]
+    code = fault.response["Error"].get("Code", "")
     status = fault.response["ResponseMetadata"]["HTTPStatusCode"]
     reason = f"{code}: {fault.response['Error'].get('Message', '')}"
     if code in _CREDENTIALS:
@@ -304,6 +315,19 @@ def _told(fault: ClientError, uri: str, endpoint: str) -> ProcessorError:
     if code == "NoSuchBucket":
         return PermanentError(
             f"there is no bucket for {uri} at {endpoint}",
+def _require_etag(answer: Mapping[str, Any]) -> None:
+    """S3 tells an object's ETag whatever it did with it; a page that answers 200 does not."""
+    if "ETag" not in answer:
+        raise LookupError("an answer without an ETag")
+
+
+def _no_s3(uri: str, endpoint: str, what: str) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"what answers at {endpoint} for {uri} is no S3, or one in trouble ({what})",
+        hint="is `[s3] endpoint_url` right, and is there a proxy or a login page before it?",
+    )
+
+
             hint="create the bucket, or correct the URI or `[s3] endpoint_url`",
         )
     if code == "PreconditionFailed":
@@ -325,6 +349,8 @@ def _told(fault: ClientError, uri: str, endpoint: str) -> ProcessorError:
 
 
 def _name(uri: str) -> dict[str, Any]:
+    if status == 404 and code == "404" and fault.operation_name != "HeadObject":
+        return _no_s3(uri, endpoint, "404 without a word of S3's")  # A HEAD's has none ever.
     """Give the bucket and key that a URI names, as the client's arguments."""
     scheme, _, rest = uri.partition("://")
     bucket, _, key = rest.partition("/")
