@@ -73,6 +73,8 @@ FileStore().put(sys.argv[1], Killing(), create_only=True)
         "file:///a%00b",
         "file:///a?b",
         "file:///a#b",
+        "file://[a/b",
+        "file://[a]/b",
         "s3://bucket/key",
         "/plain/path",
     ],
@@ -83,6 +85,14 @@ def test_uri_that_names_no_single_file_is_refused(uri: str) -> None:
 
     assert repr(shown(uri)) in refused.value.message
     assert refused.value.hint
+
+
+@pytest.mark.timeout(20)
+def test_uri_too_long_for_any_path_is_refused_before_it_is_resolved(tmp_path: Path) -> None:
+    with pytest.raises(PermanentError, match="no path has so many") as refused:
+        FileStore([tmp_path]).stat(f"file:///{'a/' * 1_000_000}b")
+
+    assert len(refused.value.message) < 200
 
 
 def test_folder_and_pipe_are_refused_without_waiting(tmp_path: Path) -> None:
