@@ -366,7 +366,7 @@ def test_registry_password_in_the_clear(url: str, found: bool):
         ({"registry": {"url": "http://127.example:8081", "token": "canary"}}, True),
         ({"registry": {"url": "http://localhost:8081", "token": "canary"}}, False),
         ({"registry": {"url": "http://[::1]:8081", "token": "canary"}}, False),
-        ({"registry": {"url": "http://[x", "token": "canary"}}, False),
+        ({"kafka": {"sasl.oauthbearer.token.endpoint.url": "http://[x"}}, False),
         ({"registry": {"url": "http://registry:8081"}}, False),
         ({"kafka": {"sasl.oauthbearer.token.endpoint.url": "http://login/token"}}, True),
         ({"kafka": {"sasl.oauthbearer.token.endpoint.url": "https://login/token"}}, False),
