@@ -25,7 +25,7 @@ from processor.model import Claim
 CHUNK_BYTES = 1024 * 1024
 HEADER_BYTES_MAX = 4096
 RENEW_SECONDS = 86_400.0
-CLAIM_BYTES_MAX = 64 * 1024 * 1024
+CLAIM_BYTES_MAX = 16 * 1024 * 1024  # No larger value is decoded, so none is fetched.
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from processor.contracts.avro import VALUE_BYTES_MAX
 from processor.contracts.claims import (
+    CLAIM_BYTES_MAX,
     RENEW_SECONDS,
     ClaimStore,
     Put,
@@ -169,6 +171,10 @@ def test_claim_over_the_size_limit_is_refused_and_nothing_is_read() -> None:
         ClaimStore(objects, BASE).get(claim, size_max=len(BODY) - 1)
 
     assert objects.opened == []
+
+
+def test_no_claim_is_fetched_whose_value_would_not_be_decoded() -> None:
+    assert CLAIM_BYTES_MAX == VALUE_BYTES_MAX
 
 
 @pytest.mark.parametrize("stored", [BODY + b"!", BODY[:-1], BODY[:-1] + b"!", b""])
