@@ -50,6 +50,17 @@ def test_putting_a_value_again_leaves_the_object_alone() -> None:
     assert objects.objects[claim.uri] is kept
 
 
+@pytest.mark.parametrize("other", [b"poison", BODY[::-1]])
+def test_other_content_under_a_claims_name_is_written_over(other: bytes) -> None:
+    objects = MemoryStore()
+    uri = f"{BASE}/{SHA256[:2]}/{SHA256}"
+    objects.put(uri, io.BytesIO(other), create_only=True)  # As `object.copy` may.
+
+    claim = ClaimStore(objects, BASE).put(BODY)
+
+    assert ClaimStore(objects, BASE).get(claim, size_max=len(BODY)) == BODY
+
+
 class Dated(MemoryStore):
     """Tells when its objects were written, and how often."""
 
