@@ -46,8 +46,8 @@ URI_LENGTH_MAX = 16 * 1024
 class FileStore:
     """An object store on a file system.
 
-    Only what is below `folders` is used, and what is below `read_only` is read, too. Without
-    `folders` that is anything.
+    Only what is below `folders` is used. What is below `read_only` is read, too, and never written,
+    wherever it lies. Without `folders` anything is used.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class FileStore:
     ) -> None:
         self._written = folders
         self._read = [*folders, *read_only]
+        self._read_only = read_only
 
     def open(self, uri: str) -> Reader:
         """Open a regular file; a folder, device or pipe is a PermanentError."""
@@ -96,7 +97,8 @@ class FileStore:
             return Put(uri, existing.size, existing.sha256, created=False)
         checked = verified(stream, size=size, sha256=sha256, name=f"the content for {uri}")
         part = f".processor-{uuid.uuid4().hex}.part"
-        with _faults(uri, missing=()), _place(uri, self._written, make=True) as (folder, name):
+        place = _place(uri, self._written, barred=self._read_only, make=True)
+        with _faults(uri, missing=()), place as (folder, name):
             try:
                 _write(folder, part, checked)
                 created = _publish(folder, part, name, create_only=create_only)
@@ -113,7 +115,7 @@ class FileStore:
         with (
             _faults(uri),
             suppress(FileNotFoundError, NotADirectoryError),
-            _place(uri, self._written, follow=False) as (folder, name),
+            _place(uri, self._written, barred=self._read_only, follow=False) as (folder, name),
         ):
             os.unlink(name, dir_fd=folder)
             _sync(folder)
@@ -173,7 +175,12 @@ def path_of(uri: str) -> Path:
 
 @contextmanager
 def _place(
-    uri: str, folders: Sequence[Path], *, make: bool = False, follow: bool = True
+    uri: str,
+    folders: Sequence[Path],
+    *,
+    barred: Sequence[Path] = (),
+    make: bool = False,
+    follow: bool = True,
 ) -> Iterator[tuple[int, str]]:
     """Open the folder that a file is in, and give it with the file's name in it."""
     path = path_of(uri)
@@ -184,6 +191,8 @@ def _place(
             f"{uri} is outside the folders that jobs may use (files.folders)",
             hint="an operator can add its folder to files.folders (docs/objects.md)",
         )
+    if any(each == path or each in path.parents for each in map(_resolved, barred)):
+        raise PermanentError(f"{uri} is in the claim store, where jobs may only read")
     folder = os.open(root, _FOLDER)
     try:
         for name in path.relative_to(root).parts[:-1]:
