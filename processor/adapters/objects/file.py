@@ -193,7 +193,12 @@ def _place(
         )
     if any(each == path or each in path.parents for each in map(_resolved, barred)):
         raise PermanentError(f"{uri} is in the claim store, where jobs may only read")
-    folder = os.open(root, _FOLDER)
+    try:
+        folder = os.open(root, _FOLDER)
+    except FileNotFoundError:
+        raise StoreUnavailable(
+            f"the folder {root}, which jobs may use, is not there", hint="is it mounted?"
+        ) from None
     try:
         for name in path.relative_to(root).parts[:-1]:
             inner = _enter(folder, name, make=make)

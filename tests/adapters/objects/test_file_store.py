@@ -11,7 +11,7 @@ import pytest
 
 from processor.adapters.objects.file import FileStore, path_of
 from processor.contracts.uris import shown
-from processor.errors import ContractError, PermanentError
+from processor.errors import ContractError, PermanentError, StoreUnavailable
 from tests.adapters.objects.conformance import exercise_store, read
 
 
@@ -224,6 +224,21 @@ def test_links_in_a_circle_are_a_fault_and_no_crash(tmp_path: Path) -> None:
 
     with pytest.raises(PermanentError):
         FileStore([tmp_path]).open(f"{tmp_path.as_uri()}/a")
+
+
+def test_job_waits_for_a_listed_folder_that_is_not_there(tmp_path: Path) -> None:
+    store, uri = FileStore([tmp_path / "mount"]), f"{(tmp_path / 'mount').as_uri()}/sub/a"
+
+    for call in (
+        lambda: store.open(uri),
+        lambda: store.stat(uri),
+        lambda: store.put(uri, io.BytesIO(b"a"), create_only=True),
+    ):
+        with pytest.raises(StoreUnavailable, match="is not there"):
+            call()
+    (tmp_path / "mount").mkdir()
+
+    assert store.put(uri, io.BytesIO(b"a"), create_only=True).created
 
 
 def test_folder_to_read_is_not_written(tmp_path: Path) -> None:
