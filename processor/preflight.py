@@ -85,6 +85,14 @@ def check_topics(settings: Settings, topics: Sequence[Topic]) -> None:
                     raise UsageError(fault, hint="run `processor topics plan`")
 
 
+def check_certificates(settings: Settings) -> None:
+    """Refuse whom to trust where it cannot be read: each job with an `https` source would die."""
+    if settings.http.ca_file is not None:
+        from processor.adapters.objects.http import HttpSource
+
+        HttpSource(settings.http).close()
+
+
 def check_without_ledger(topics: Sequence[Topic], jobs: Mapping[str, JobSpec]) -> None:
     """Refuse what cannot be promised where `ledger.url` is `none`."""
     for _, fault, hint in without_ledger(topics, jobs):

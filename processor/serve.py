@@ -47,6 +47,7 @@ from processor.engine.worker import Limits, Worker
 from processor.errors import UsageError
 from processor.model import JobHeaders, JobStatus, key_hash
 from processor.preflight import (
+    check_certificates,
     check_topics,
     check_without_ledger,
     ledger_of,
@@ -123,6 +124,7 @@ class Served:
         schemas = SchemaSet.load(schema_directories(settings))
         declared = TopicSet.load(topic_directories(settings), schemas)
         self._topics = served_topics(app, declared, topics)
+        check_certificates(settings)
         check_topics(settings, self._topics)
         self._registry = Registry(settings.registry)
         self._metrics = Metrics()

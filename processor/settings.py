@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -35,17 +36,21 @@ DEV_STACK_FILE = Path(".processor/dev/settings.toml")
 SETTINGS_FILE = Path("processor.toml")
 
 
-def _url_of(*schemes: str) -> AfterValidator:
-    def check(value: str) -> str:
-        if not value.startswith(tuple(f"{scheme}://" for scheme in schemes)):
-            raise ValueError(f"must begin with {' or '.join(f'{s}://' for s in schemes)}")
-        return value
+def _http_url(value: str) -> str:
+    if not value.startswith(("http://", "https://")):
+        raise ValueError("must begin with http:// or https://")
+    for each in value.split(","):  # The registry may have several.
+        try:
+            parts = urlsplit(each.strip())
+            whole = parts.hostname and parts.port != 0
+        except ValueError:
+            whole = False
+        if not whole:
+            raise ValueError("must be like https://host:8081; write an @ in a password as %40")
+    return value
 
-    return AfterValidator(check)
 
-
-HttpUrl = Annotated[str, _url_of("http", "https")]
-StoreUrl = Annotated[str, _url_of("file", "s3")]
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
 # A secret remembers the file that it was read from.
 Secret = Annotated[SecretStr, BeforeValidator(lambda v: SecretStr(v) if type(v) is FromFile else v)]
 NO_LEDGER = "none"
@@ -72,6 +77,15 @@ def _ledger_url(value: str) -> str:
     return value
 
 
+def _store_url(value: str) -> str:
+    scheme, _, path = value.partition("://")
+    named = re.fullmatch(r"/+[^/?#][^?#\0]*" if scheme == "file" else r"[^/@?#\s]+(/.*)?", path)
+    if scheme not in ("file", "s3") or not named or {".", ".."} & set(path.split("/")):
+        raise ValueError("must be like file:///var/lib/claims or s3://bucket/prefix")
+    return value
+
+
+StoreUrl = Annotated[str, AfterValidator(_store_url)]
 DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
 LedgerUrl = Annotated[DatabaseUrl, AfterValidator(_ledger_url)]
 

@@ -287,6 +287,17 @@ def test_faults_of_all_sources_are_told_at_once(folder: Path):
 
 
 @pytest.mark.parametrize(
+    "url",
+    ["file:///srv/claims/", "file:////srv/a%20b", "s3://bucket", "s3://b/a b?c",
+     "s3://arn:aws:s3:eu-west-1:123456789012:accesspoint:claims/a"],
+)  # fmt: skip
+def test_url_of_a_claim_store_passes(folder: Path, url: str):
+    (folder / "processor.toml").write_text(f'claims.store = "{url}"')
+
+    assert load(folder).claims.store == url
+
+
+@pytest.mark.parametrize(
     ("text", "told"),
     [
         ("worker = 3", "worker: is a table: write [worker] and its settings below"),
@@ -295,6 +306,15 @@ def test_faults_of_all_sources_are_told_at_once(folder: Path):
         ("[kafka]\nacks = [1]", "kafka.acks: must be a text, a number or true/false"),
         ("[worker]\ntimeout_seconds = inf", "worker.timeout_seconds = inf: must be a finite"),
         ("[worker]\nmetrics_port = 70000", "less than or equal to 65535"),
+        ('claims.store = "file://claims"', "must be like file:///var/lib/claims or s3://bucket/"),
+        ('claims.store = "file:///srv/../claims"', "must be like file:///var/lib/claims or"),
+        ('claims.store = "file:///"', "must be like file:///var/lib/claims or s3://bucket/prefix"),
+        ('claims.store = "s3://"', "must be like file:///var/lib/claims or s3://bucket/prefix"),
+        ('claims.store = "s3:///prefix"', "must be like file:///var/lib/claims or s3://bucket"),
+        ('registry.url = "http://[x"', "must be like https://host:8081"),
+        ('registry.url = "http://a,http://"', "must be like https://host:8081"),
+        ('registry.url = "http://registry:port"', "must be like https://host:8081"),
+        ('s3.endpoint_url = "http://"', "must be like https://host:8081"),
     ],
 )
 def test_fault_names_the_file_and_the_fact(folder: Path, text: str, told: str):

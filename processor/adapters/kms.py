@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from processor.contracts.sealing import DataKey, KeyUnknown
 from processor.errors import ContractError, KeysUnavailable, UsageError
@@ -17,9 +17,17 @@ from processor.protection import EncryptionSettings
 TIMEOUT_SECONDS = 5.0
 ATTEMPTS_MAX = 3
 PREFIX = "arn:"
+DATA_KEY_BYTES = 32
 WRAPPED_BYTES_MAX = 6144  # KMS takes no more.
 # What KMS says of bytes that it has not wrapped so. All else may pass, or is for an operator.
 _SPOILED = {"InvalidCiphertextException", "IncorrectKeyException", "ValidationException"}
+# What the SDK raises, and a missing field, where a proxy or a login page answers.
+_NO_KMS = (LookupError, TypeError, AttributeError, ValueError, RecursionError)
+
+
+class _Answer(NamedTuple):
+    plain: bytes
+    wrapped: bytes = b""
 
 
 class Kms:
@@ -42,7 +50,7 @@ class Kms:
         answer = self._call(
             key, "generate_data_key", KeySpec="AES_256", EncryptionContext={"job_type": job_type}
         )
-        return DataKey(key, answer["CiphertextBlob"], answer["Plaintext"])
+        return DataKey(key, answer.wrapped, answer.plain)
 
     def unwrap(self, key_id: str, wrapped: bytes, job_type: str) -> bytes:
         """Give a data key back. KeyUnknown: the key is none of ours. KeysUnavailable."""
@@ -56,14 +64,20 @@ class Kms:
         answer = self._call(
             key_id, "decrypt", CiphertextBlob=wrapped, EncryptionContext={"job_type": job_type}
         )
-        plain: bytes = answer["Plaintext"]
-        return plain
+        return answer.plain
 
-    def _call(self, key: str, method: str, **given: Any) -> dict[str, Any]:
+    def _call(self, key: str, method: str, **given: Any) -> _Answer:
         from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
 
         try:
-            answer: dict[str, Any] = getattr(self._client(key), method)(KeyId=key, **given)
+            told: dict[str, Any] = getattr(self._client(key), method)(KeyId=key, **given)
+            plain: bytes = told["Plaintext"]
+            if method == "decrypt" and plain:
+                return _Answer(plain)
+            if len(plain) != DATA_KEY_BYTES:
+                raise ValueError("no data key of the kind that was asked for")
+            return _Answer(plain, told["CiphertextBlob"])
         except ClientError as fault:
             code = str(fault.response.get("Error", {}).get("Code", ""))
             if method == "decrypt" and code in _SPOILED:
@@ -78,7 +92,11 @@ class Kms:
             raise KeysUnavailable(
                 f"AWS KMS does not answer for {key}: {type(fault).__name__}"
             ) from None
-        return answer
+        except (ResponseParserError, *_NO_KMS) as fault:
+            raise KeysUnavailable(
+                f"what answers for the KMS key {key} is no KMS ({type(fault).__name__})",
+                hint="is there a proxy or a login page before it? encryption.kms_endpoint_url",
+            ) from None
 
     def _client(self, key: str) -> Any:
         region = key.split(":")[3]

@@ -43,8 +43,9 @@ _NUMBERS: Final = frozenset({int, float, bool, type(None)})  # Nothing in them i
 SECRET_LENGTH_MIN: Final = 4  # Masking a shorter text would tear up every other word.
 
 # These tell each request at `info`; theirs is worth reading only when ours is at `debug`.
-_TALKATIVE = ("botocore", "boto3", "s3transfer", "urllib3", "httpx", "httpx2", "httpcore",
-              "httpcore2", "asyncio")  # fmt: skip
+_TALKATIVE = ("urllib3", "httpx", "httpx2", "asyncio")
+# These tell at `debug` what they send and are answered: keys of KMS, session tokens, signed links.
+_INDISCREET = ("botocore", "boto3", "s3transfer", "httpcore", "httpcore2")
 
 
 def configure_logging(
@@ -95,6 +96,8 @@ def configure_logging(
     for name in _TALKATIVE:
         quiet = logging.NOTSET if settings.level == "debug" else logging.WARNING
         logging.getLogger(name).setLevel(max(quiet, level) if quiet else quiet)
+    for name in _INDISCREET:
+        logging.getLogger(name).setLevel(max(logging.WARNING, level))
     logging.captureWarnings(True)
 
 

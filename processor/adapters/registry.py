@@ -57,11 +57,14 @@ class Registry:
 
         def fetch(schema_id: int) -> str:
             absent = ContractError(f"schema id {schema_id} is not in the registry at {self.url}")
-            return self._call(
-                f"read schema {schema_id}",
-                lambda: self._with_references(self._ask(lambda it: it.get_schema(schema_id))),
-                absent=absent,
-            )
+            try:
+                return self._call(
+                    f"read schema {schema_id}",
+                    lambda: self._with_references(self._ask(lambda it: it.get_schema(schema_id))),
+                    absent=absent,
+                )
+            finally:
+                self._clear()
 
         return self._texts_by_id.ask(fetch, schema_id, forget=self._forget)
 
@@ -226,6 +229,12 @@ class Registry:
     def _forget(self) -> None:
         """Drop the client: it keeps every answer, and would give it again."""
         self.__dict__.pop("_client", None)
+
+    def _clear(self) -> None:
+        """Have the client keep no schema: records may name any number of them."""
+        client = self.__dict__.get("_client")
+        if client is not None:
+            client.clear_caches()
 
     def _number(self, answer: Any) -> int:
         if not isinstance(answer, int) or isinstance(answer, bool):

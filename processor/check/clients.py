@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 from processor.check.facts import Facts
 from processor.check.finding import Finding, Rule
@@ -14,7 +16,6 @@ HEARTBEAT_MS = 3_000
 HEARTBEATS_MIN = 3
 COMMIT_SECONDS = 30.0  # Two commits that wait for their answer as long as they may.
 SEND_SECONDS_MIN = 60.0  # Longer than a broker's fail-over takes.
-_LOOPBACK = ("127.", "localhost", "[::1]")
 
 REFUSED = Rule(
     "settings.refused", "error",
@@ -64,9 +65,9 @@ SEND = Rule(
 )  # fmt: skip
 PLAINTEXT = Rule(
     "client.plaintext", "warning",
-    "a password that crosses the network without encryption",
+    "a password, token or key that crosses the network without encryption",
     "whoever reads it may submit, delete and read jobs",
-    "set security.protocol to SASL_SSL, or https:// in registry.url",
+    "set security.protocol to SASL_SSL, and https:// in the URL",
 )  # fmt: skip
 
 RULES = (REFUSED, FILES, POLL, SESSION, ISOLATION, MESSAGE_BYTES, SEND, PLAINTEXT)
@@ -125,7 +126,7 @@ def _message_bytes(facts: Facts) -> Iterator[Finding]:
 def _plaintext(facts: Facts) -> Iterator[Finding]:
     kafka, registry = facts.settings.kafka, facts.settings.registry
     servers = [each.strip() for each in str(kafka.get("bootstrap.servers", "")).split(",")]
-    away = [each for each in servers if not each.startswith(_LOOPBACK)]
+    away = [each for each in servers if not _is_here(each.rpartition(":")[0] or each)]
     mechanism = str(kafka.get("sasl.mechanism", kafka.get("sasl.mechanisms", "")))
     # SCRAM never sends the password itself.
     if (
@@ -135,11 +136,36 @@ def _plaintext(facts: Facts) -> Iterator[Finding]:
     ):
         what = f"SASL {mechanism} goes to {away[0]} over SASL_PLAINTEXT"
         yield PLAINTEXT.broken("kafka.security.protocol", what)
-    host = registry.url.partition("://")[2]
-    if (
-        registry.url.startswith("http://")
-        and registry.password is not None
-        and not host.startswith(_LOOPBACK)
-    ):
-        what = f"user and password go to {host.partition('/')[0]} over http"
-        yield PLAINTEXT.broken("registry.url", what)
+    has_secret = registry.password is not None or registry.token is not None
+    for each in registry.url.split(","):
+        if (host := _host_in_the_clear(each, always=has_secret)) is not None:
+            yield PLAINTEXT.broken("registry.url", f"credentials go to {host} over http")
+            break
+    token_url = str(kafka.get("sasl.oauthbearer.token.endpoint.url", ""))
+    if (host := _host_in_the_clear(token_url)) is not None:
+        what = f"the client's secret goes to {host} over http, and the token comes back"
+        yield PLAINTEXT.broken("kafka.sasl.oauthbearer.token.endpoint.url", what)
+    kms_url = facts.settings.encryption.kms_endpoint_url or ""
+    if (host := _host_in_the_clear(kms_url)) is not None:
+        what = f"data keys come from {host} over http"
+        yield PLAINTEXT.broken("encryption.kms_endpoint_url", what)
+
+
+def _host_in_the_clear(url: str, *, always: bool = True) -> str | None:
+    """Name another machine that a URL reaches by http; without `always` where it has a user."""
+    try:
+        parts = urlsplit(url.strip())
+        hostname = parts.hostname or ""
+    except ValueError:
+        return None
+    user, _, host = parts.netloc.rpartition("@")
+    shown = parts.scheme == "http" and (always or user) and not _is_here(hostname)
+    return host if shown else None
+
+
+def _is_here(host: str) -> bool:
+    """Whether a host is this machine."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from processor.cli.output import emit, json_option, say
 from processor.errors import ProcessorError
+
+if TYPE_CHECKING:
+    from processor.settings import Settings
 
 CHECK_FOUND_A_PROBLEM = 3
 
@@ -72,8 +75,9 @@ def show(file: Path | None, as_json: bool) -> None:
 def check(ctx: click.Context, file: Path | None) -> None:
     """Check every source and tell every fault; exits 3 when there is one. Connects to nothing.
 
-    The [kafka] table is also shown to the Kafka client, which knows each setting it takes, and a
-    key file is read. Of another machine's settings (--file) it may be missing here: a warning.
+    The [kafka] table is also shown to the Kafka client, which knows each setting it takes; a key
+    file and http.ca_file are read. Of another machine's settings (--file) they may be missing here:
+    a warning.
 
       Check a file before it is rolled out.
 
@@ -88,7 +92,7 @@ def check(ctx: click.Context, file: Path | None) -> None:
         faults = [fault.message]
     else:
         faults = list(client_faults(settings.kafka))
-        if told := _key_file_fault(settings.encryption.key_file):
+        for told in _file_faults(settings):
             if file is None:
                 faults.append(told)
             else:
@@ -100,15 +104,20 @@ def check(ctx: click.Context, file: Path | None) -> None:
     say("the settings are complete and allowed")
 
 
-def _key_file_fault(path: Path | None) -> str | None:
+def _file_faults(settings: Settings) -> Iterator[str]:
+    """Read the files that a worker reads before it starts."""
     from processor.adapters.key_file import KeyFile
+    from processor.preflight import check_certificates
 
-    try:
-        if path is not None:
-            KeyFile(path)
-    except ProcessorError as fault:
-        return fault.message
-    return None
+    def read_keys() -> None:
+        if settings.encryption.key_file is not None:
+            KeyFile(settings.encryption.key_file)
+
+    for read in (read_keys, lambda: check_certificates(settings)):
+        try:
+            read()
+        except ProcessorError as fault:
+            yield fault.message
 
 
 def client_faults(kafka: Mapping[str, Any]) -> Iterator[str]:

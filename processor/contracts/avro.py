@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from io import BytesIO
+from sys import getsizeof
 from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
@@ -45,7 +46,8 @@ from processor.errors import ContractError, UsageError
 VALUE_BYTES_MAX = 16 * 1024 * 1024  # A claimed value is decoded whole, in memory.
 SCHEMA_TEXT_MAX = 1024 * 1024  # Characters,
 NAME_MAX = 1000  # and of each name and namespace in it: they are written out many times over.
-SCHEMAS_MAX = 1000  # Writer schemas kept compiled; beyond it the oldest is dropped.
+SCHEMAS_MAX = 1000  # Writer schemas kept; beyond it the oldest is dropped,
+SCHEMA_TEXTS_BYTES_MAX = 64 * 1024 * 1024  # and beyond this memory of their texts.
 UNKNOWN_IDS_MAX = 1000
 UNKNOWN_ID_SECONDS = 10.0  # A registry may answer late for an id it has just given out.
 SCHEMA_ID_MAX = 2**31 - 1  # A registry's ids are Java's ints: it takes a larger one for a path.
@@ -233,10 +235,15 @@ class Decoder:
             raise
         # The text is kept, and not what was made of it: that takes many times more, and most of a
         # stranger's are never admitted.
-        reading = Reading(job_type, lambda: self._compiled(schema_id, text))
+        text_bytes = getsizeof(text)
+        reading = Reading(job_type, lambda: self._compiled(schema_id, text), text_bytes=text_bytes)
         with self._learning:
             self._unknown.pop(schema_id, None)
+            self._reads.pop(schema_id, None)
             _drop_oldest(self._reads, SCHEMAS_MAX)
+            kept_bytes = sum(each.text_bytes for each in self._reads.values())
+            while kept_bytes + text_bytes > SCHEMA_TEXTS_BYTES_MAX:
+                kept_bytes -= self._reads.pop(next(iter(self._reads))).text_bytes
             self._reads[schema_id] = reading
         return reading
 

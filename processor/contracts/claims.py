@@ -25,7 +25,7 @@ from processor.model import Claim
 CHUNK_BYTES = 1024 * 1024
 HEADER_BYTES_MAX = 4096
 RENEW_SECONDS = 86_400.0
-CLAIM_BYTES_MAX = 64 * 1024 * 1024
+CLAIM_BYTES_MAX = 16 * 1024 * 1024  # No larger value is decoded, so none is fetched.
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
@@ -219,7 +219,7 @@ class ClaimStore:
             put = self._objects.put(
                 uri, stream, size=claim.size, sha256=claim.sha256, create_only=True
             )
-            if not put.created and self._is_old(uri):
+            if not put.created and (_is_another(put, claim) or self._is_old(uri)):
                 stream.seek(0)
                 self._objects.put(
                     uri, stream, size=claim.size, sha256=claim.sha256, create_only=False
@@ -272,6 +272,11 @@ class ClaimStore:
             raise ContractError(
                 f"the claim {claim.uri} is for {claim.size} bytes, over the limit of {size_max}"
             )
+
+
+def _is_another(put: Put, claim: Claim) -> bool:
+    """Whether what is under a claim's name is another content, as a job may have written it."""
+    return put.size not in (None, claim.size) or put.sha256 not in (None, claim.sha256)
 
 
 def claim_to_header(claim: Claim) -> bytes:

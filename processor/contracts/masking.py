@@ -32,6 +32,10 @@ TAIL_LENGTH: Final = 8
 EFFORT_MAX: Final = 100_000
 EFFORT_PER_LETTER_MAX: Final = 512
 LOOK_EFFORT: Final = 128  # What one look costs, in such characters.
+# Characters of all values that are spelled; a short value takes as much as so many of them. More
+# would take seconds and hundreds of MiB for one line of a log.
+SPELLED_MAX: Final = 2_000_000
+SPELLED_EACH: Final = 40
 
 Span = tuple[int, int]
 _Ends = tuple[set[str], set[str]]  # The last characters of texts of one length, and the texts.
@@ -117,13 +121,24 @@ class _Spellings:
 
     What begins at a place is looked up by four characters, then by up to 32, then, for each length
     that so begins, as a whole: a thousand values cost a text no more than one does. A text that
-    costs too much all the same is masked as a whole.
+    costs too much all the same is masked as a whole, and each text where values are too many.
     """
 
-    __slots__ = ("_gates", "_heads", "_sizes", "length_max")
+    __slots__ = ("_gates", "_heads", "_sizes", "_too_many", "length_max")
 
     def __init__(self, values: Collection[str | bytes], length_max: int) -> None:
-        near = [value for value in values if len(_on_one_line(_text(value))) <= length_max]
+        near: list[str | bytes] = []
+        left = SPELLED_MAX
+        for value in values:
+            if len(_on_one_line(_text(value))) <= length_max:
+                near.append(value)
+                left -= SPELLED_EACH + len(value)
+                if left < 0:
+                    break
+        self._too_many = left < 0
+        if self._too_many:
+            self.length_max = sys.maxsize
+            return
         self.length_max = length_max if len(near) < len(values) else sys.maxsize
         ways = {_folded(way) for value in near for way in _ways(value)} - {""}
         heads: dict[str, dict[int, _Ends]] = defaultdict(dict)
@@ -140,6 +155,8 @@ class _Spellings:
 
     def spans(self, text: str) -> list[Span]:
         """Where values stand in a folded text; at each place the longest that begins there."""
+        if self._too_many:
+            return [(0, len(text))] if text else []
         found = []
         effort_left = EFFORT_MAX + EFFORT_PER_LETTER_MAX * len(text)
         for size in self._sizes:

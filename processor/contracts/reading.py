@@ -33,9 +33,19 @@ class Reading:
     be used, both are there, and raise ContractError.
     """
 
-    def __init__(self, job_type: str, compiled: Callable[[], tuple[Read, Open | None]]) -> None:
-        """`compiled` may raise ContractError. It is called once, when a value is to be read."""
+    def __init__(
+        self,
+        job_type: str,
+        compiled: Callable[[], tuple[Read, Open | None]],
+        *,
+        text_bytes: int,
+    ) -> None:
+        """`compiled` may raise ContractError. It is called once, when a value is to be read.
+
+        `text_bytes`: what the schema's text takes in memory.
+        """
         self.job_type = job_type
+        self.text_bytes = text_bytes
         self._compiled = compiled
 
     @property

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 PREFIX = "pii1."
 USES_MAX = 100_000  # Far below the 2³² nonces that one key of AES-GCM can take.
 SECONDS_MAX = 300.0
+AWAY_SECONDS = 1.0  # So long a source that has failed is not asked for a new data key again.
 OPENED_MAX = 1000
 OPENED_SECONDS_MAX = 3600.0
 UNKNOWN_KEYS_MAX = 3  # One for a rotation, and some to spare for what is forged.
@@ -109,6 +110,7 @@ class Keyring:
         self._clock = clock
         self._lock = Lock()
         self._sealers: dict[str, _Sealer] = {}  # By job type.
+        self._away: dict[str, tuple[float, str, str | None]] = {}  # By job type: until when, why.
         self._opened: dict[tuple[Named, str], tuple[float, bytes, AESGCM]] = {}
         self._awaited: dict[str, _Awaited] = {}  # By key id: those that nobody knew.
 
@@ -159,13 +161,26 @@ class Keyring:
         with self._lock:
             sealer = self._sealers.get(job_type)
             if sealer is None or sealer.uses >= USES_MAX or self._clock() >= sealer.until:
-                made = self._source.new(job_type)
+                made = self._new(job_type)
                 name = Named(made.key_id, _text(made.wrapped))
                 assert re.fullmatch(_KEY_ID, made.key_id)
                 sealer = _Sealer(name, self._aead(made.plain), self._clock() + SECONDS_MAX)
                 self._sealers[job_type] = sealer
             sealer.uses += 1
             return sealer
+
+    def _new(self, job_type: str) -> DataKey:
+        """Make a data key. Threads that waited in vain for another one's are not to try in turn."""
+        until, message, hint = self._away.get(job_type, (0.0, "", None))
+        if message and self._clock() < until:
+            raise KeysUnavailable(message, hint=hint)
+        try:
+            made = self._source.new(job_type)
+        except KeysUnavailable as fault:
+            self._away[job_type] = (self._clock() + AWAY_SECONDS, fault.message, fault.hint)
+            raise
+        self._away.pop(job_type, None)
+        return made
 
     def _waits(self, name: Named) -> bool:
         """Whether a key that nobody knows is still waited for."""

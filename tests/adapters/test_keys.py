@@ -175,6 +175,7 @@ class Kms(ThreadingHTTPServer):
         self.keys = {arn: os.urandom(32) for arn in (FIRST, SECOND, THIRD)}
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.refusal: str | None = None
+        self.odd: bytes | None = None  # What answers instead.
         super().__init__(("127.0.0.1", 0), _Kms)
 
     @property
@@ -208,7 +209,7 @@ class _Kms(BaseHTTPRequestHandler):
         action = self.headers["x-amz-target"].removeprefix("TrentService.")
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
         status, document = self.server.answer(action, asked)
-        body = json.dumps(document).encode()
+        body = json.dumps(document).encode() if self.server.odd is None else self.server.odd
         self.send_response(status)
         self.send_header("content-type", "application/x-amz-json-1.1")
         self.send_header("content-length", str(len(body)))
@@ -238,6 +239,32 @@ def test_kms_makes_and_opens_data_keys_and_sees_no_value(kms: Kms) -> None:
     assert {asked["EncryptionContext"]["job_type"] for _, asked in kms.calls} == {"a.job"}
     assert sealed[0].split(".")[1] == FIRST
     assert "Ada" not in str(kms.calls)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"<html>Sign in</html>", b"", b"{}", b"null", b"[]", b'{"Plaintext": 5}',
+     b'{"Plaintext": "%%%", "CiphertextBlob": "AAAA"}'],
+)  # fmt: skip
+def test_what_is_no_kms_is_away_and_no_jobs_fault(kms: Kms, answer: bytes) -> None:
+    sealed = ring(None, FIRST, url=kms.url).seal("a.job", "to", b"x")
+    worker = ring(None, FIRST, url=kms.url)
+
+    kms.odd = answer
+    with pytest.raises(KeysUnavailable, match="is no KMS"):
+        opened(worker, sealed)
+    with pytest.raises(KeysUnavailable, match="is no KMS"):
+        worker.seal("a.job", "to", b"y")
+    kms.odd = None
+
+    assert opened(worker, sealed) == b"x"
+
+
+def test_data_key_of_another_length_seals_nothing(kms: Kms) -> None:
+    kms.odd = b'{"Plaintext": "AAAA", "CiphertextBlob": "AAAA"}'
+
+    with pytest.raises(KeysUnavailable, match="is no KMS"):
+        ring(None, FIRST, url=kms.url).seal("a.job", "to", b"x")
 
 
 def test_kms_key_is_rotated_and_one_that_is_not_listed_opens_nothing(kms: Kms) -> None:

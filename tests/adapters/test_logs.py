@@ -100,6 +100,20 @@ def test_talkative_libraries_are_heard_only_when_debugging(stream: io.StringIO):
     assert [line["event"] for line in lines(stream)] == ["GET /again"]
 
 
+@pytest.mark.parametrize(
+    "name", ["botocore.parsers", "botocore.auth", "s3transfer.tasks", "httpcore.http11"]
+)
+def test_what_a_client_of_a_cloud_is_answered_is_not_told_when_debugging(
+    stream: io.StringIO, name: str
+):
+    configure(stream, level="debug")
+
+    logging.getLogger(name).debug("Response body: %r", {"Plaintext": CANARY})
+    logging.getLogger(name).warning("tried again")
+
+    assert [line["event"] for line in lines(stream)] == ["tried again"]
+
+
 def test_second_set_up_replaces_the_first(stream: io.StringIO):
     configure(stream)
     configure(stream)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+import tracemalloc
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -101,6 +102,22 @@ def test_subjects_of_a_schema_are_told_also_where_it_was_retired(real: Registry,
     assert with_two == [subject, f"{subject}2"]
     assert sorted(real.subjects_of(schema_id)) == with_two
     assert real.subjects_of(2_000_000_000) == []
+
+
+def test_nothing_is_kept_of_the_schemas_that_records_name():
+    document = {"schema": record(("x", {"type": "string", "doc": "z" * 100_000}))}
+    with answering(200, json.dumps(document).encode()) as url:
+        registry = Registry(RegistrySettings(url=url))
+        registry.schema_by_id(1)
+        tracemalloc.start()
+        try:
+            for schema_id in range(2, 50):
+                registry.schema_by_id(schema_id)
+            kept, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+
+    assert kept < 1_000_000
 
 
 def test_newest_version_is_the_latest(real: Registry, subject: str):

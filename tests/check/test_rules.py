@@ -358,6 +358,30 @@ def test_registry_password_in_the_clear(url: str, found: bool):
 
 
 @pytest.mark.parametrize(
+    ("settings", "found"),
+    [
+        ({"registry": {"url": "http://registry:8081", "token": "canary"}}, True),
+        ({"registry": {"url": "http://127.0.0.1,http://registry", "token": "canary"}}, True),
+        ({"registry": {"url": "http://me:canary@registry:8081"}}, True),
+        ({"registry": {"url": "http://127.example:8081", "token": "canary"}}, True),
+        ({"registry": {"url": "http://localhost:8081", "token": "canary"}}, False),
+        ({"registry": {"url": "http://[::1]:8081", "token": "canary"}}, False),
+        ({"kafka": {"sasl.oauthbearer.token.endpoint.url": "http://[x"}}, False),
+        ({"registry": {"url": "http://registry:8081"}}, False),
+        ({"kafka": {"sasl.oauthbearer.token.endpoint.url": "http://login/token"}}, True),
+        ({"kafka": {"sasl.oauthbearer.token.endpoint.url": "https://login/token"}}, False),
+        ({"encryption": {"kms_endpoint_url": "http://kms:4566"}}, True),
+        ({"encryption": {"kms_endpoint_url": "http://127.0.0.1:4566"}}, False),
+    ],
+)
+def test_token_or_key_in_the_clear(settings: dict[str, Any], found: bool):
+    rows = told(facts(settings=settings))
+
+    assert [rule for rule, _ in rows] == (["client.plaintext"] if found else [])
+    assert "canary" not in str(rows)
+
+
+@pytest.mark.parametrize(
     ("at", "found"),
     [
         (Offsets(first=5, end=9, committed=5), False),

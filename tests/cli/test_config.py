@@ -117,6 +117,17 @@ def test_check_reads_the_key_file(folder: Path, text: str | None, told: str):
     assert elsewhere.stderr.startswith("warning: here the key file keys.toml")
 
 
+@pytest.mark.parametrize("text", [None, "no certificate"])
+def test_check_reads_whom_http_sources_are_to_trust(folder: Path, text: str | None):
+    if text is not None:
+        Path("ca.pem").write_text(text)
+
+    result = run("check", env={"PROCESSOR_HTTP_CA_FILE": "ca.pem"})
+
+    assert result.exit_code == 3
+    assert "http.ca_file ca.pem cannot be used" in result.stderr
+
+
 def test_token_is_a_setting_and_is_not_shown(folder: Path):
     (folder / "token").write_text("canary-5")
     env = {

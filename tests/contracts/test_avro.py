@@ -702,3 +702,28 @@ def test_registry_that_is_away_is_no_fault_of_the_bytes():
 
 def test_subject_is_topic_and_record_name():
     assert subject_for("copy", "object.copy") == "copy-object.copy"
+
+
+def test_texts_of_strangers_schemas_do_not_take_a_workers_memory():
+    class Strangers:
+        asked = 0
+
+        def schema_by_id(self, schema_id: int) -> str:
+            self.asked += 1
+            doc = "\N{GRINNING FACE}" + "x" * 1_000_000  # One such letter, and each takes 4 bytes.
+            named = {"type": "record", "name": f"a.b{schema_id}", "doc": doc, "fields": []}
+            return json.dumps(named, ensure_ascii=False)
+
+    source = Strangers()
+    decoder = Decoder(source)
+    tracemalloc.start()
+    try:
+        for schema_id in range(40):
+            decoder.reading(b"\x00" + schema_id.to_bytes(4, "big"))
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert kept < 70 * 1024 * 1024
+    decoder.reading(b"\x00\x00\x00\x00\x27")
+    assert source.asked == 40

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from processor.contracts.avro import VALUE_BYTES_MAX
 from processor.contracts.claims import (
+    CLAIM_BYTES_MAX,
     RENEW_SECONDS,
     ClaimStore,
     Put,
@@ -46,6 +48,17 @@ def test_putting_a_value_again_leaves_the_object_alone() -> None:
 
     assert objects.objects == {claim.uri: kept}
     assert objects.objects[claim.uri] is kept
+
+
+@pytest.mark.parametrize("other", [b"poison", BODY[::-1]])
+def test_other_content_under_a_claims_name_is_written_over(other: bytes) -> None:
+    objects = MemoryStore()
+    uri = f"{BASE}/{SHA256[:2]}/{SHA256}"
+    objects.put(uri, io.BytesIO(other), create_only=True)  # As `object.copy` may.
+
+    claim = ClaimStore(objects, BASE).put(BODY)
+
+    assert ClaimStore(objects, BASE).get(claim, size_max=len(BODY)) == BODY
 
 
 class Dated(MemoryStore):
@@ -169,6 +182,10 @@ def test_claim_over_the_size_limit_is_refused_and_nothing_is_read() -> None:
         ClaimStore(objects, BASE).get(claim, size_max=len(BODY) - 1)
 
     assert objects.opened == []
+
+
+def test_no_claim_is_fetched_whose_value_would_not_be_decoded() -> None:
+    assert CLAIM_BYTES_MAX == VALUE_BYTES_MAX
 
 
 @pytest.mark.parametrize("stored", [BODY + b"!", BODY[:-1], BODY[:-1] + b"!", b""])

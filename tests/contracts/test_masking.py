@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+import tracemalloc
 from collections.abc import Iterator
 
 import pytest
@@ -52,6 +53,25 @@ def test_values_of_many_lengths_that_begin_alike_are_found() -> None:
 )  # fmt: skip
 def test_text_that_costs_too_much_is_masked_as_a_whole(values: list[str]) -> None:
     assert Plaintexts(values).mask("bad value " + "a" * 1_600_000) == "***"
+
+
+def test_values_without_number_cost_a_text_nothing_and_tell_nothing() -> None:
+    plaintexts = Plaintexts(f"value {n}" for n in range(400_000))
+    tracemalloc.start()
+    try:
+        told = [plaintexts.mask(text) for text in ("no such thing", "value 7", "")]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert told == ["***", "***", ""]
+    assert peak < 5_000_000
+
+
+def test_as_many_values_as_are_spelled_hide_nothing_else() -> None:
+    plaintexts = Plaintexts(f"value {n}" for n in range(20_000))
+
+    assert plaintexts.mask("no such thing, and value 19999") == "no such thing, and ***"
 
 
 def test_short_word_is_found_where_a_longer_one_is_none() -> None:

@@ -536,3 +536,27 @@ def test_effect_keeps_the_masked_result_beside_the_true_one() -> None:
     assert effect.result_text == '{"to": "***"}'
     assert effect._replace(masked=None).result_text == '{"to": "Ada"}'
     assert JobHeaders("j", "a.job").idempotency_key is None
+
+
+def test_keeper_that_is_away_is_not_asked_by_each_thread_in_turn() -> None:
+    class Away(Source):
+        away = True
+
+        def new(self, job_type: str) -> DataKey:
+            if self.away:
+                self.made += 1
+                raise KeysUnavailable("no answer")
+            return super().new(job_type)
+
+    source = Away()
+    keys = source.keyring()
+
+    for _ in range(8):
+        with pytest.raises(KeysUnavailable, match="no answer"):
+            keys.seal("a.job", "to", b"x")
+    asked = source.made
+    source.away = False
+    source.now += sealing.AWAY_SECONDS
+
+    assert asked == 1
+    assert keys.seal("a.job", "to", b"x").startswith("pii1.one.")

@@ -196,6 +196,8 @@ def test_a_secret_among_the_settings_is_refused(table: str, name: str) -> None:
         ("ledger", "url", "postgresql://me:canary@db/jobs"),
         ("ledger", "url", "postgresql://db/jobs?user=me&password=canary"),
         ("registry", "url", "https://me:canary@registry"),
+        ("registry", "url", "https://canary@registry"),
+        ("registry", "url", "https://one,https://canary:@two"),
         ("ledger", "url", "postgresql://me:1,canary@[::1]:5432/jobs"),
         ("ledger", "url", "postgresql://me:1/canary@db/jobs"),
         ("outbox", "url", "postgresql://me:a/canary@db/jobs"),
@@ -216,6 +218,7 @@ def test_a_url_with_a_password_among_the_settings_is_refused(
     [
         ("registry", "password", ""),
         ("registry", "password", None),
+        ("registry", "url", "https://registry/a@b,https://registry?c@d"),
         ("ledger", "url", "postgresql://db:5432/jobs?user=svc@corp"),
         ("ledger", "url", "postgresql://h1:5432,h2:5433/jobs?user=svc@corp"),
         ("ledger", "url", "postgresql://[::1]:5432/jobs?user=svc@corp"),

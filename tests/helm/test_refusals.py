@@ -60,6 +60,9 @@ MAIL = "workers/mail"
         ("workers/Mail", {"module": "a:app"}, "'Mail' does not match"),
         ("image/digest", "latest", "digest"),
         ("user/id", 0, "id"),
+        ("commonLabels", {"app.kubernetes.io/name": "x"}, "invalid propertyName"),
+        ("commonLabels", {"app.kubernetes.io/instance": "x"}, "invalid propertyName"),
+        (f"{MAIL}/podLabels", {"app.kubernetes.io/component": "x"}, "invalid propertyName"),
     ],
 )  # fmt: skip
 def test_it_is_refused_with_its_reason(path: str, value: Any, words: str | None) -> None:

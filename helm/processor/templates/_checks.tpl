@@ -38,6 +38,7 @@
 {{- $named := and (regexMatch `password|passphrase|secret|jaas|token|key\.pem|ssl_key|oauthbearer\.config` $setting) (not (regexMatch `(\.url|\.location|_url)$` $setting)) -}}
 {{- /* A query may hold an @ of its own, unless what comes before it begins with what can be no port. */ -}}
 {{- $url := regexMatch `://[^:/@\[\s]*:([^@?\s]+|\d*[^\d@/?,\s][^@\s]*)@|[?&](ssl)?password=` (toString $value) -}}
+{{- $url = or $url (regexMatch `https?://[^/?#\s,]+@` (toString $value)) -}}{{/* Where it is alone it is a token. */}}
 {{- if kindIs "map" $value -}}
 {{- include "processor.checkSecrets" (dict "where" $.where "prefix" (printf "%s." $setting) "values" $value) -}}
 {{- else if or $url (and $named (not (kindIs "invalid" $value)) (ne (toString $value) "")) -}}

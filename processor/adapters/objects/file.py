@@ -38,13 +38,16 @@ _MISSING = {errno.ENOENT, errno.ENOTDIR}
 # A folder on the way need not be readable, where the system can tell the two apart.
 _FOLDER = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
 _ANYWHERE = (Path("/"),)
+# No system takes a longer path, each byte of it percent-encoded. To resolve one takes a time that
+# grows with the square of its length.
+URI_LENGTH_MAX = 16 * 1024
 
 
 class FileStore:
     """An object store on a file system.
 
-    Only what is below `folders` is used, and what is below `read_only` is read, too. Without
-    `folders` that is anything.
+    Only what is below `folders` is used. What is below `read_only` is read, too, and never written,
+    wherever it lies. Without `folders` anything is used.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class FileStore:
     ) -> None:
         self._written = folders
         self._read = [*folders, *read_only]
+        self._read_only = read_only
 
     def open(self, uri: str) -> Reader:
         """Open a regular file; a folder, device or pipe is a PermanentError."""
@@ -93,7 +97,8 @@ class FileStore:
             return Put(uri, existing.size, existing.sha256, created=False)
         checked = verified(stream, size=size, sha256=sha256, name=f"the content for {uri}")
         part = f".processor-{uuid.uuid4().hex}.part"
-        with _faults(uri, missing=()), _place(uri, self._written, make=True) as (folder, name):
+        place = _place(uri, self._written, barred=self._read_only, make=True)
+        with _faults(uri, missing=()), place as (folder, name):
             try:
                 _write(folder, part, checked)
                 created = _publish(folder, part, name, create_only=create_only)
@@ -110,7 +115,7 @@ class FileStore:
         with (
             _faults(uri),
             suppress(FileNotFoundError, NotADirectoryError),
-            _place(uri, self._written, follow=False) as (folder, name),
+            _place(uri, self._written, barred=self._read_only, follow=False) as (folder, name),
         ):
             os.unlink(name, dir_fd=folder)
             _sync(folder)
@@ -145,7 +150,12 @@ def path_of(uri: str) -> Path:
     >>> path_of("file:///srv/a%20b.txt").as_posix()
     '/srv/a b.txt'
     """
-    parts = urlsplit(uri)
+    if len(uri) > URI_LENGTH_MAX:
+        raise PermanentError(f"the file:/// URI has {len(uri)} characters, no path has so many")
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # A host that begins with [ is read as an address.
+        parts = urlsplit("")
     path = unquote(parts.path)
     fault = None
     if parts.scheme != "file" or parts.netloc or not path.startswith("/"):
@@ -165,7 +175,12 @@ def path_of(uri: str) -> Path:
 
 @contextmanager
 def _place(
-    uri: str, folders: Sequence[Path], *, make: bool = False, follow: bool = True
+    uri: str,
+    folders: Sequence[Path],
+    *,
+    barred: Sequence[Path] = (),
+    make: bool = False,
+    follow: bool = True,
 ) -> Iterator[tuple[int, str]]:
     """Open the folder that a file is in, and give it with the file's name in it."""
     path = path_of(uri)
@@ -176,7 +191,14 @@ def _place(
             f"{uri} is outside the folders that jobs may use (files.folders)",
             hint="an operator can add its folder to files.folders (docs/objects.md)",
         )
-    folder = os.open(root, _FOLDER)
+    if any(each == path or each in path.parents for each in map(_resolved, barred)):
+        raise PermanentError(f"{uri} is in the claim store, where jobs may only read")
+    try:
+        folder = os.open(root, _FOLDER)
+    except FileNotFoundError:
+        raise StoreUnavailable(
+            f"the folder {root}, which jobs may use, is not there", hint="is it mounted?"
+        ) from None
     try:
         for name in path.relative_to(root).parts[:-1]:
             inner = _enter(folder, name, make=make)

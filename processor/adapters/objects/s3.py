@@ -2,7 +2,8 @@
 
 An object up to one part goes up in one request, a larger one in parts, a few at a time; the memory
 used is (parts in flight + 1) x part size, 32 MiB, whatever the object's size; above 80 GB parts
-must grow, as S3 allows 10,000. `If-None-Match: *` makes the store decide between two creators.
+must grow, as S3 allows 10,000. They grow with what was sent, for the size is only promised: a job
+may name any. `If-None-Match: *` makes the store decide between two creators.
 
 The SHA-256 is kept in the object's metadata as `sha256`, which must be sent before a multipart
 upload's first byte. So an object of more than one part whose SHA-256 the caller did not know has
@@ -26,6 +27,7 @@ from botocore.exceptions import (
     ParamValidationError,
     PartialCredentialsError,
 )
+from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
 from processor.contracts.claims import (
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
 PARTS_MAX = 10_000  # S3's own limit
+PART_BYTES_MAX = 5 * 1024**3  # S3's own, too.
+SIZE_MAX = 32 * 1024**4  # What fits into parts that grow so.
 CONFLICT_TRIES_MAX = 4
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -62,6 +66,8 @@ _LATER = {"NoSuchUpload", "OperationAborted", "RequestTimeout", "SlowDown", "Thr
 _CREDENTIALS_HINT = (
     "check `[s3] access_key_id` and `secret_access_key`, the endpoint and this machine's clock"
 )
+# What the SDK raises where a proxy or a login page answers; that redirects lead it in a circle.
+_NO_S3 = (ResponseParserError, LookupError, TypeError, AttributeError, ValueError, RecursionError)
 
 
 class S3Store:
@@ -93,6 +99,11 @@ class S3Store:
         """Open an object; its bytes are fetched as they are read."""
         with self.faults(uri):
             answer = self._client.get_object(**_name(uri), **self._common)
+            try:
+                _require_etag(answer)
+            except LookupError:
+                answer["Body"].close()
+                raise
         return S3Reader(self, answer["Body"], uri)
 
     def stat(self, uri: str) -> ObjectStat | None:
@@ -100,20 +111,20 @@ class S3Store:
         try:
             with self.faults(uri):
                 answer = self._client.head_object(**_name(uri), **self._common)
+                sha256 = answer["Metadata"].get("sha256", "")
+                return ObjectStat(
+                    size=answer["ContentLength"],
+                    sha256=sha256 if _SHA256.fullmatch(sha256) else None,
+                    content_type=answer.get("ContentType"),
+                    etag=answer["ETag"].strip('"'),
+                    modified=answer["LastModified"].timestamp(),
+                )
         except ContractError:
             return None
         except PermanentError:
             # A HEAD is refused without a word; a GET says whether it was the credentials.
             with self.open(uri):
                 raise
-        sha256 = answer["Metadata"].get("sha256", "")
-        return ObjectStat(
-            size=answer["ContentLength"],
-            sha256=sha256 if _SHA256.fullmatch(sha256) else None,
-            content_type=answer.get("ContentType"),
-            etag=answer["ETag"].strip('"'),
-            modified=answer["LastModified"].timestamp(),
-        )
 
     def put(
         self,
@@ -131,7 +142,9 @@ class S3Store:
         rule with AbortIncompleteMultipartUpload removes them.
         """
         checked = verified(stream, size=size, sha256=sha256, name=f"the content for {uri}")
-        part_bytes = part_bytes_for(size, least=self._part_bytes)
+        if size is not None and size > SIZE_MAX:
+            raise PermanentError(f"{uri} would have {size} bytes, over the {SIZE_MAX} possible")
+        part_bytes = self._part_bytes
         options: dict[str, Any] = {**_name(uri), **self._put_options}
         if content_type is not None:
             options["ContentType"] = content_type
@@ -147,7 +160,7 @@ class S3Store:
                 return Put(uri, existing.size, existing.sha256, created=False)
             if sha256 is not None:
                 options["Metadata"] = {"sha256": sha256}
-            every_part = _parts(parts, checked, part_bytes)
+            every_part = _parts(parts, checked, size, part_bytes)
             created = self._put_parts(uri, every_part, options, create_only=create_only)
         if created:
             return Put(uri, checked.count, checked.sha256, created=True)
@@ -171,7 +184,7 @@ class S3Store:
         for tries in range(1, CONFLICT_TRIES_MAX + 1):
             try:
                 with self.faults(uri):
-                    self._client.put_object(**options, **condition, Body=body)
+                    _require_etag(self._client.put_object(**options, **condition, Body=body))
             except _Exists:
                 return False
             except _Conflict:
@@ -191,9 +204,10 @@ class S3Store:
         try:
             sent = self._send(uri, parts, upload)
             with self.faults(uri):
-                self._client.complete_multipart_upload(
+                done = self._client.complete_multipart_upload(
                     **upload, **condition, MultipartUpload={"Parts": sent}
                 )
+                _require_etag(done)
         except BaseException as fault:
             # Best effort: when the store is away the lifecycle rule does it.
             with suppress(BotoCoreError, ClientError):
@@ -211,7 +225,7 @@ class S3Store:
         def send(number: int, part: bytes) -> CompletedPartTypeDef:
             with self.faults(uri):
                 answer = self._client.upload_part(**upload, PartNumber=number, Body=part)
-            return {"PartNumber": number, "ETag": answer["ETag"]}
+                return {"PartNumber": number, "ETag": answer["ETag"]}
 
         flying: deque[Future[CompletedPartTypeDef]] = deque()
         sent: list[CompletedPartTypeDef] = []
@@ -248,6 +262,8 @@ class S3Store:
                 f"S3 at {self._endpoint} does not answer for {uri}: {fault}",
                 hint="check that it runs and that `[s3] endpoint_url` is right",
             ) from fault
+        except _NO_S3 as fault:
+            raise _no_s3(uri, self._endpoint, type(fault).__name__) from None
 
 
 class S3Reader:
@@ -274,15 +290,21 @@ class S3Reader:
         self._body.close()
 
 
-def part_bytes_for(size: int | None, *, least: int) -> int:
-    """Choose how large an object's parts are, so that it fits into as many as S3 allows.
+def part_bytes_for(size: int | None, sent: int, *, least: int) -> int:
+    """Choose how large an object's next part is, so that it fits into as many as S3 allows.
 
-    >>> part_bytes_for(5 * 1024**3, least=8 * 1024**2) // 1024**2
+    Where equal parts would not do, each is a 500th of what was sent, up to twice what equal ones
+    would be.
+
+    >>> part_bytes_for(80 * 1000**3, 79 * 1000**3, least=8 * 1024**2) // 1024**2
     8
-    >>> part_bytes_for(5 * 1024**4, least=8 * 1024**2) // 1024**2
-    524
+    >>> [part_bytes_for(5 * 1024**4, sent, least=8 * 1024**2) // 1024**2 for sent in (0, 2**40)]
+    [8, 1048]
     """
-    return max(least, -(-(size or 0) // PARTS_MAX))
+    equal = -(-(size or 0) // PARTS_MAX)
+    if equal <= least:
+        return least
+    return max(least, min(2 * equal, sent // 500, PART_BYTES_MAX))
 
 
 class _Exists(PermanentError):
@@ -293,8 +315,21 @@ class _Conflict(StoreUnavailable):
     """Another writer or deleter was at the same name in the same instant."""
 
 
+def _require_etag(answer: Mapping[str, Any]) -> None:
+    """S3 tells an object's ETag whatever it did with it; a page that answers 200 does not."""
+    if "ETag" not in answer:
+        raise LookupError("an answer without an ETag")
+
+
+def _no_s3(uri: str, endpoint: str, what: str) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"what answers at {endpoint} for {uri} is no S3, or one in trouble ({what})",
+        hint="is `[s3] endpoint_url` right, and is there a proxy or a login page before it?",
+    )
+
+
 def _told(fault: ClientError, uri: str, endpoint: str) -> ProcessorError:
-    code = fault.response["Error"]["Code"]
+    code = fault.response["Error"].get("Code", "")
     status = fault.response["ResponseMetadata"]["HTTPStatusCode"]
     reason = f"{code}: {fault.response['Error'].get('Message', '')}"
     if code in _CREDENTIALS:
@@ -314,6 +349,8 @@ def _told(fault: ClientError, uri: str, endpoint: str) -> ProcessorError:
         return StoreUnavailable(
             f"S3 at {endpoint} failed at {uri}: {reason}", hint="see the store's own log"
         )
+    if status == 404 and code == "404" and fault.operation_name != "HeadObject":
+        return _no_s3(uri, endpoint, "404 without a word of S3's")  # A HEAD's has none ever.
     if status == 404:
         return ContractError(f"{uri} does not exist")
     if status == 403:
@@ -344,9 +381,9 @@ def _fill(stream: Verified, size: int) -> bytes:
     return bytes(part)
 
 
-def _parts(parts: list[bytes], stream: Verified, size: int) -> Iterator[bytes]:
+def _parts(parts: list[bytes], stream: Verified, size: int | None, least: int) -> Iterator[bytes]:
     """Give the parts already read, then the rest of the stream."""
     while parts:
         yield parts.pop(0)
-    while part := _fill(stream, size):
+    while part := _fill(stream, part_bytes_for(size, stream.count, least=least)):
         yield part

@@ -11,7 +11,7 @@ import pytest
 
 from processor.adapters.objects.file import FileStore, path_of
 from processor.contracts.uris import shown
-from processor.errors import ContractError, PermanentError
+from processor.errors import ContractError, PermanentError, StoreUnavailable
 from tests.adapters.objects.conformance import exercise_store, read
 
 
@@ -73,6 +73,8 @@ FileStore().put(sys.argv[1], Killing(), create_only=True)
         "file:///a%00b",
         "file:///a?b",
         "file:///a#b",
+        "file://[a/b",
+        "file://[a]/b",
         "s3://bucket/key",
         "/plain/path",
     ],
@@ -83,6 +85,14 @@ def test_uri_that_names_no_single_file_is_refused(uri: str) -> None:
 
     assert repr(shown(uri)) in refused.value.message
     assert refused.value.hint
+
+
+@pytest.mark.timeout(20)
+def test_uri_too_long_for_any_path_is_refused_before_it_is_resolved(tmp_path: Path) -> None:
+    with pytest.raises(PermanentError, match="no path has so many") as refused:
+        FileStore([tmp_path]).stat(f"file:///{'a/' * 1_000_000}b")
+
+    assert len(refused.value.message) < 200
 
 
 def test_folder_and_pipe_are_refused_without_waiting(tmp_path: Path) -> None:
@@ -214,6 +224,21 @@ def test_links_in_a_circle_are_a_fault_and_no_crash(tmp_path: Path) -> None:
 
     with pytest.raises(PermanentError):
         FileStore([tmp_path]).open(f"{tmp_path.as_uri()}/a")
+
+
+def test_job_waits_for_a_listed_folder_that_is_not_there(tmp_path: Path) -> None:
+    store, uri = FileStore([tmp_path / "mount"]), f"{(tmp_path / 'mount').as_uri()}/sub/a"
+
+    for call in (
+        lambda: store.open(uri),
+        lambda: store.stat(uri),
+        lambda: store.put(uri, io.BytesIO(b"a"), create_only=True),
+    ):
+        with pytest.raises(StoreUnavailable, match="is not there"):
+            call()
+    (tmp_path / "mount").mkdir()
+
+    assert store.put(uri, io.BytesIO(b"a"), create_only=True).created
 
 
 def test_folder_to_read_is_not_written(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from botocore.stub import Stubber
 
 from processor.adapters.objects import stores
-from processor.adapters.objects.s3 import S3Store, part_bytes_for
+from processor.adapters.objects.s3 import SIZE_MAX, S3Store, part_bytes_for
 from processor.adapters.objects.stores import Objects, s3_client
 from processor.errors import ContractError, PermanentError, ProcessorError, StoreUnavailable
 from processor.settings import S3Settings
@@ -268,13 +268,35 @@ def test_put_refused_again_and_again_is_an_outage() -> None:
         stub.assert_no_pending_responses()
 
 
-@pytest.mark.parametrize("size", [None, 0, 80 * 1000 * MIB, 80 * 1000 * MIB + 1, 50 * 1024**4])
-def test_every_object_fits_into_the_parts_that_s3_allows(size: int | None) -> None:
-    part_bytes = part_bytes_for(size, least=8 * MIB)
+@pytest.mark.parametrize(
+    "size", [0, 80 * 1000 * MIB, 80 * 1000 * MIB + 10_001, 5 * 1024**4, SIZE_MAX]
+)
+def test_every_object_fits_into_the_parts_that_s3_allows(size: int) -> None:
+    sent = parts = most = 0
+    while sent < size:
+        most = max(most, part_bytes_for(size, sent, least=8 * MIB))
+        sent += part_bytes_for(size, sent, least=8 * MIB)
+        parts += 1
 
-    assert part_bytes >= 8 * MIB
-    assert part_bytes * 10_000 >= (size or 0)
-    assert part_bytes == 8 * MIB or (part_bytes - 1) * 10_000 < (size or 0)
+    assert parts <= 10_000
+    assert most <= max(8 * MIB, 2 * (size // 10_000 + 1))
+    assert most <= 5 * 1024**3
+
+
+def test_parts_grow_with_what_was_sent_and_not_with_what_a_job_promises() -> None:
+    assert part_bytes_for(SIZE_MAX, 0, least=8 * MIB) == 8 * MIB
+    assert part_bytes_for(SIZE_MAX, 10 * 1024**3, least=8 * MIB) < 21 * MIB
+
+
+def test_object_that_is_promised_to_be_too_large_is_refused_before_it_is_read() -> None:
+    source = io.BytesIO(b"x")
+
+    with pytest.raises(PermanentError, match="possible"):
+        S3Store(s3_client(unreachable())).put(
+            "s3://bucket/x", source, size=SIZE_MAX + 1, create_only=True
+        )
+
+    assert source.read() == b"x"
 
 
 @pytest.mark.slow

@@ -62,6 +62,24 @@ def test_job_reads_what_was_uploaded_to_the_claim_store_and_writes_nothing_there
     assert read(for_jobs, claim.uri) == b"a large input"
 
 
+@pytest.mark.parametrize("folder", ["", "claims", "link"])
+def test_claim_store_in_a_listed_folder_is_not_written_either(tmp_path: Path, folder: str) -> None:
+    store = f"{tmp_path.as_uri()}/claims"
+    (tmp_path / "claims").mkdir()
+    (tmp_path / "link").symlink_to("claims")
+    listed = FileSettings(folders=(str(tmp_path / folder),))
+    settings = Settings(claims=ClaimSettings(store=store), files=listed)
+    claim = ClaimStore(Objects(settings), store).put(b"a large input")
+    for_jobs = Objects(settings, for_jobs=True)
+
+    with pytest.raises(PermanentError, match="claim store, where jobs may only read"):
+        for_jobs.put(f"{store}/ab/new", io.BytesIO(b"other"), create_only=True)
+    with pytest.raises(PermanentError, match="claim store, where jobs may only read"):
+        for_jobs.delete(claim.uri)
+
+    assert read(for_jobs, claim.uri) == b"a large input"
+
+
 @pytest.mark.parametrize("uri", ["ftp://host/x", "/plain/path", "", "relative", "data:,x"])
 def test_uri_of_no_known_scheme_is_refused_with_the_known_ones(uri: str) -> None:
     with pytest.raises(PermanentError, match="no object store serves") as refused:
