@@ -20,7 +20,7 @@ SECRETS = [
         "kafka.ssl.key.location": "tls.key", "registry.ca_location": "ca.crt",
         "kafka.sasl.password": "password",
     }.items()
-]  # fmt: skip
+] + [{"env": "SMTP_PASSWORD_FILE", "secret": "s", "key": "smtp"}]  # fmt: skip
 ALL: dict[str, Any] = {
     "secrets": SECRETS,
     "relay": {"enabled": True},
@@ -114,7 +114,9 @@ def test_each_part_is_given_the_secrets_that_it_has_a_use_for_and_files_as_their
     registry = {("REGISTRY_CA_LOCATION", "ca.crt")}
     keys = {("ENCRYPTION_KEY_FILE", "keys.toml")}
     ledger, outbox = {("LEDGER_URL_FILE", "ledger")}, {("OUTBOX_URL_FILE", "outbox")}
-    assert given["Deployment jobs-processor-worker-mail"] == client | registry | keys | ledger
+    handlers = {("SMTP_PASSWORD_FILE", "smtp")}
+    mail = client | registry | keys | ledger | handlers
+    assert given["Deployment jobs-processor-worker-mail"] == mail
     assert given["Deployment jobs-processor-relay"] == client | outbox
     assert given["Job jobs-processor-provision"] == client | registry
 

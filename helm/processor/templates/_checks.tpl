@@ -15,6 +15,11 @@
 {{- fail (printf "%s: %s names a file, and the content of the secret would become its path; leave `as` out" $where $setting) -}}
 {{- end -}}
 {{- end -}}
+{{- range $name, $value := $part.env -}}
+{{- if or (hasKey $part.secrets $name) (regexMatch `(?i)(^|_)(secret|password|passphrase|passwd|token|credentials?|api_?key|private_key)(_access_key|_key|_value)?$` $name) -}}
+{{- fail (printf "%s: the variable %s holds a secret, and `env` is read by whoever reads the pod; put it into a Secret, and under `secrets`: {env: %s, secret: NAME, key: KEY}, which gives the program the path of a file" $where $name (ternary $name (printf "%s_FILE" $name) (hasKey $part.secrets $name))) -}}
+{{- end -}}
+{{- end -}}
 {{- range $kind, $folder := dict "topics" "topics_dir" "schemas" "schemas_dir" -}}
 {{- if and (get $.root.Values.contracts $kind) (hasKey $part.settings $folder) -}}
 {{- fail (printf "%s: both contracts.%s and settings.%s are given; keep one" $where $kind $folder) -}}

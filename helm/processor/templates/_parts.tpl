@@ -19,14 +19,15 @@ A part is a worker group, the relay or the provision job, as JSON: `name` of its
 {{- define "processor.part" -}}
 {{- $common := .root.Values -}}
 {{- $bySetting := dict -}}
-{{- $needless := get (dict "worker" `^outbox\.` "relay" `^(encryption|ledger|registry|s3)\.` "provision" `^(encryption|ledger|outbox|s3)\.`) .role -}}
+{{- /* Without a dot it is a variable, which handlers alone have a use for. */ -}}
+{{- $needless := get (dict "worker" `^outbox\.` "relay" `^((encryption|ledger|registry|s3)\.|[^.]+$)` "provision" `^((encryption|ledger|outbox|s3)\.|[^.]+$)`) .role -}}
 {{- range $common.secrets -}}
-{{- if not (regexMatch $needless .setting) -}}
-{{- $_ := set $bySetting .setting . -}}
+{{- if not (regexMatch $needless (default .env .setting)) -}}
+{{- $_ := set $bySetting (default .env .setting) . -}}
 {{- end -}}
 {{- end -}}
 {{- range .values.secrets -}}
-{{- $_ := set $bySetting .setting . -}}
+{{- $_ := set $bySetting (default .env .setting) . -}}
 {{- end -}}
 {{- $settings := include "processor.merged" (list $common.settings .values.settings) | fromJson -}}
 {{- $component := ternary (printf "worker-%s" .name) .name (eq .role "worker") -}}

@@ -91,7 +91,7 @@ resources:
       fieldPath: metadata.name
 {{- end }}
 {{- range $setting, $entry := .part.secrets }}
-- name: PROCESSOR_{{ $setting | replace "." "_" | upper }}{{ ternary "" "_FILE" (eq (default (include "processor.secretAs" $setting) $entry.as) "path") }}
+- name: {{ if $entry.env }}{{ $entry.env }}{{ else }}PROCESSOR_{{ $setting | replace "." "_" | upper }}{{ ternary "" "_FILE" (eq (default (include "processor.secretAs" $setting) $entry.as) "path") }}{{ end }}
   value: /run/secrets/processor/{{ $entry.secret }}/{{ $entry.key }}
 {{- end }}
 {{- range $name, $value := .part.env }}

@@ -53,6 +53,7 @@ SIZE_MAX = 32 * 1024**4  # What fits into parts that grow so.
 CONFLICT_TRIES_MAX = 4
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_BUCKET = re.compile(r"[A-Za-z0-9._-]+")
 _CREDENTIALS = {
     "AuthFailure",
     "ExpiredToken",
@@ -365,10 +366,11 @@ def _name(uri: str) -> dict[str, Any]:
     """Give the bucket and key that a URI names, as the client's arguments."""
     scheme, _, rest = uri.partition("://")
     bucket, _, key = rest.partition("/")
-    if scheme != "s3" or not bucket or not key or "@" in bucket:
+    # An ARN would choose the host that is asked, and be shown our credentials.
+    if scheme != "s3" or not key or not _BUCKET.fullmatch(bucket):
         raise PermanentError(
             f"the URI {shown(uri)!r} must be s3:// and a bucket and a key",
-            hint="e.g. s3://reports/2025/june.csv",
+            hint="e.g. s3://reports/2025/june.csv; of an access point give the alias, not the ARN",
         )
     return {"Bucket": bucket, "Key": key}
 
