@@ -30,6 +30,16 @@ from processor.engine.telemetry import Telemetry
 from processor.errors import JobTimeout
 
 
+class _Tally:
+    """Jobs that succeeded, of however many slices: told at once, for a slice may hold one job."""
+
+    __slots__ = ("attempts", "seconds")
+
+    def __init__(self) -> None:
+        self.seconds: dict[tuple[str, str], list[float]] = {}  # By topic and job type.
+        self.attempts: Counter[tuple[str, int]] = Counter()  # Jobs by topic and their attempts.
+
+
 class Runs:
     """All slices that a pool works on, of all assignments."""
 
@@ -115,6 +125,7 @@ class Runs:
     def collect(self) -> tuple[bool, list[Assignment]]:
         """Judge what slices report: whether any did, and whose partition is another's now."""
         lost: list[Assignment] = []
+        done = _Tally()
         reports = self._pool.reports()
         for report in reports:
             work = report.slice
@@ -132,10 +143,11 @@ class Runs:
                 lost.append(assignment)
                 continue
             self._breakers.hear(assignment.partition.topic, report)
-            self._settle_done(work, report.done)
-            waiting = self._judge_all(work, assignment, report.outcomes)
+            self._settle_done(work, report.done, done)
+            waiting = self._judge_all(work, assignment, report.outcomes) if report.outcomes else []
             if report.finished:
                 self._end(work, waiting, unroll=report.unroll)
+        self._tell(done)
         return bool(reports), lost
 
     def police(self) -> None:
@@ -258,8 +270,8 @@ class Runs:
         assignment.running += 1
         self._pool.submit(work)
 
-    def _settle_done(self, work: Slice, done: Sequence[Done]) -> None:
-        """Settle jobs of a stretch of which no more is to be known than that they succeeded."""
+    def _settle_done(self, work: Slice, done: Sequence[Done], tally: _Tally) -> None:
+        """Settle jobs of which no more is to be known than that they succeeded."""
         topic = work.assignment.partition.topic
         for each in done:
             if not each.offsets:
@@ -269,12 +281,18 @@ class Runs:
                 work.reported.update(each.offsets)
             else:
                 work.all_done = True
-            self._telemetry.settled(topic, each.job_type, "done", len(each.offsets))
-            self._telemetry.ran(topic, each.job_type, each.seconds)
-            self._telemetry.ended(topic, 1, len(each.offsets) - len(again))
+            tally.seconds.setdefault((topic, each.job_type), []).extend(each.seconds)
+            tally.attempts[topic, 1] += len(each.offsets) - len(again)
             for entry in again:
-                self._telemetry.ended(topic, entry.attempt + 1)
-            self.pace.learn(topic, each.seconds)
+                tally.attempts[topic, entry.attempt + 1] += 1
+
+    def _tell(self, tally: _Tally) -> None:
+        for (topic, job_type), seconds in tally.seconds.items():
+            self._telemetry.settled(topic, job_type, "done", len(seconds))
+            self._telemetry.ran(topic, job_type, seconds)
+            self.pace.learn(topic, seconds)
+        for (topic, attempts), count in tally.attempts.items():
+            self._telemetry.ended(topic, attempts, count)
 
     def _judge_all(
         self, work: Slice, assignment: Assignment, outcomes: Sequence[tuple[Entry, Outcome]]
@@ -310,7 +328,9 @@ class Runs:
         self._slices.remove(work)
         assignment: Assignment = work.assignment
         assignment.running -= 1
-        self._settle_done(work, work.ran)
+        done = _Tally()
+        self._settle_done(work, work.ran, done)
+        self._tell(done)
         left = work.left()
         for each in left:
             if each.span is not None:

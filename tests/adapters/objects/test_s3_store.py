@@ -214,7 +214,12 @@ def test_reading_from_a_missing_bucket_is_permanent_and_named(objects: Objects) 
 @pytest.mark.parametrize(
     "uri",
     [
-        "s3://", "s3://bucket", "s3://bucket/", "s3:///key", "s3://B_%/k", "s3://me:pw@b/k",
+        "s3://",
+        "s3://bucket",
+        "s3://bucket/",
+        "s3:///key",
+        "s3://B_%/k",
+        "s3://me:pw@b/k",
         "s3://arn:aws:s3:eu-west-1:123456789012:accesspoint:mine/k",
     ],
 )
