@@ -262,7 +262,7 @@ def test_settings_that_are_no_secret_are_taken() -> None:
 
 
 def test_the_content_of_a_file_is_not_taken_for_its_path() -> None:
-    (entry,) = [each for each in SECRETS if each["setting"] == "encryption.key_file"]
+    (entry,) = [each for each in SECRETS if each.get("setting") == "encryption.key_file"]
 
     told = chart.refusal(with_accounts({}), {"secrets": [{**entry, "as": "content"}]})
 
