@@ -111,3 +111,14 @@ def test_nothing_counts_as_written_that_s3_has_not_confirmed(objects: Objects, b
 def test_stat_of_what_is_no_s3_is_an_outage(objects: Objects) -> None:
     with pytest.raises(StoreUnavailable, match="no S3"):
         objects.stat("s3://results/a")
+
+
+def test_store_that_does_not_tell_when_an_object_was_written_is_s3_all_the_same(
+    objects: Objects,
+) -> None:
+    Answers.fields, Answers.body = {"etag": '"e"'}, VALUE
+
+    stat = objects.stat("s3://results/a")
+
+    assert stat is not None
+    assert (stat.size, stat.etag, stat.modified) == (len(VALUE), "e", None)
