@@ -256,7 +256,7 @@ class S3Store:
                 f"there are no usable credentials for S3 at {self._endpoint}: {fault}",
                 hint=_CREDENTIALS_HINT,
             ) from fault
-        except ParamValidationError as fault:
+        except (ParamValidationError, UnicodeEncodeError) as fault:
             raise PermanentError(f"S3 cannot have an object {uri!r}: {fault}") from fault
         except (BotoCoreError, HTTPError) as fault:
             raise StoreUnavailable(

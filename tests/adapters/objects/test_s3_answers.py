@@ -10,7 +10,7 @@ import pytest
 
 from processor.adapters.objects.stores import Objects
 from processor.contracts.claims import ClaimStore
-from processor.errors import ContractError, StoreUnavailable
+from processor.errors import ContractError, PermanentError, StoreUnavailable
 from processor.settings import S3Settings, Settings
 from tests.adapters.objects.conformance import MIB, sha256
 from tests.serving import served
@@ -122,3 +122,8 @@ def test_store_that_does_not_tell_when_an_object_was_written_is_s3_all_the_same(
 
     assert stat is not None
     assert (stat.size, stat.etag, stat.modified) == (len(VALUE), "e", None)
+
+
+def test_key_that_has_no_bytes_is_no_fault_of_the_store(objects: Objects) -> None:
+    with pytest.raises(PermanentError, match="cannot have an object"):
+        objects.open("s3://results/half-\ud800")
