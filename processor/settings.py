@@ -79,9 +79,13 @@ def _ledger_url(value: str) -> str:
 
 def _store_url(value: str) -> str:
     scheme, _, path = value.partition("://")
-    named = re.fullmatch(r"/+[^/?#][^?#\0]*" if scheme == "file" else r"[^/@?#\s]+(/.*)?", path)
+    form = r"/+[^/?#][^?#\0]*" if scheme == "file" else r"[A-Za-z0-9._-]+(/.*)?"
+    named = re.fullmatch(form, path)
     if scheme not in ("file", "s3") or not named or {".", ".."} & set(path.split("/")):
-        raise ValueError("must be like file:///var/lib/claims or s3://bucket/prefix")
+        raise ValueError(
+            "must be like file:///var/lib/claims or s3://bucket/prefix;"
+            " of an access point, give the alias"
+        )
     return value
 
 

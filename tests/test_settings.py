@@ -289,7 +289,7 @@ def test_faults_of_all_sources_are_told_at_once(folder: Path):
 @pytest.mark.parametrize(
     "url",
     ["file:///srv/claims/", "file:////srv/a%20b", "s3://bucket", "s3://b/a b?c",
-     "s3://arn:aws:s3:eu-west-1:123456789012:accesspoint:claims/a"],
+     "s3://claims-hrzrlukc5m36ft7okagglf3gmwluquse1b-s3alias/a"],
 )  # fmt: skip
 def test_url_of_a_claim_store_passes(folder: Path, url: str):
     (folder / "processor.toml").write_text(f'claims.store = "{url}"')
@@ -311,12 +311,15 @@ def test_url_of_a_claim_store_passes(folder: Path, url: str):
         ('claims.store = "file:///"', "must be like file:///var/lib/claims or s3://bucket/prefix"),
         ('claims.store = "s3://"', "must be like file:///var/lib/claims or s3://bucket/prefix"),
         ('claims.store = "s3:///prefix"', "must be like file:///var/lib/claims or s3://bucket"),
+        ('claims.store = "s3://arn:aws:s3:eu-west-1:123456789012:accesspoint:claims/a"',
+         "of an access point, give the alias"),
+        ('claims.store = "s3://tenant:bucket/a"', "must be like file:///var/lib/claims or s3://b"),
         ('registry.url = "http://[x"', "must be like https://host:8081"),
         ('registry.url = "http://a,http://"', "must be like https://host:8081"),
         ('registry.url = "http://registry:port"', "must be like https://host:8081"),
         ('s3.endpoint_url = "http://"', "must be like https://host:8081"),
     ],
-)
+)  # fmt: skip
 def test_fault_names_the_file_and_the_fact(folder: Path, text: str, told: str):
     path = write(folder, text)
 

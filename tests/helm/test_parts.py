@@ -121,6 +121,23 @@ def test_each_part_is_given_the_secrets_that_it_has_a_use_for_and_files_as_their
     assert given["Job jobs-processor-provision"] == client | registry
 
 
+def test_variables_are_given_as_they_are_written() -> None:
+    values = {
+        "workers": {"mail": {"module": "mail:app"}},
+        "settings": {"ledger": {"url": "none"}},
+        "secrets": [{"env": "ON", "secret": "s", "key": "k"}],
+        "env": {"Yes": "a", "CACHE_BYTES": 10_000_000, "RATIO": 0.25, "DEBUG": True},
+    }
+
+    deployment = chart.named(chart.rendered(values), "Deployment", "worker-mail")
+
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    given = {each["name"]: each.get("value") for each in container["env"]}
+    assert given["ON"] == "/run/secrets/processor/s/k"
+    told = {name: given[name] for name in values["env"]}
+    assert told == {"Yes": "a", "CACHE_BYTES": "10000000", "RATIO": "0.25", "DEBUG": "true"}
+
+
 def secrets_in(spec: chart.Object) -> set[tuple[str, str]]:
     """The variables that name a mounted secret, and its key; each is mounted."""
     named = {

@@ -56,6 +56,8 @@ MAIL = "workers/mail"
         ("env/PROCESSOR_WORKER_GROUP", "x", "invalid propertyName 'PROCESSOR_WORKER_GROUP'"),
         ("env/AWS_SECRET_ACCESS_KEY", "x", "{env: AWS_SECRET_ACCESS_KEY_FILE, secret: NAME"),
         (f"{MAIL}/env", {"smtp_password": "x"}, "the variable smtp_password holds a secret"),
+        ("env/SMTP_PASSWORD", "/abc", "the variable SMTP_PASSWORD holds a secret"),
+        ("env/SMTP_CREDENTIALS", "me:pw", "the variable SMTP_CREDENTIALS holds a secret"),
         (f"{MAIL}/secrets", [{"env": "PROCESSOR_X", "secret": "s", "key": "k"}], "env"),
         (f"{MAIL}/secrets", [{"env": "X", "secret": "s", "key": "k", "as": "path"}], "secrets"),
         (f"{MAIL}/secrets", [{"secret": "s", "key": "k"}], "secrets"),
@@ -80,6 +82,24 @@ def test_it_is_refused_with_its_reason(path: str, value: Any, words: str | None)
 
     assert words in chart.refusal(values)
     chart.rendered(GOOD)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("GOOGLE_APPLICATION_CREDENTIALS", "/var/run/secrets/gcp/federation.json"),
+        ("CORS_ALLOW_CREDENTIALS", "true"),
+        ("SMTP_PASSWORD", ""),
+        ("TOKENS_MAX", "4096"),
+    ],
+)
+def test_a_variable_that_is_only_named_like_a_secret_passes(name: str, value: str) -> None:
+    deployment = chart.named(
+        chart.rendered(changed("env", {name: value})), "Deployment", "worker-mail"
+    )
+
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert {"name": name, "value": value} in container["env"]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,10 @@
 {{- end -}}
 {{- end -}}
 {{- range $name, $value := $part.env -}}
-{{- if or (hasKey $part.secrets $name) (regexMatch `(?i)(^|_)(secret|password|passphrase|passwd|token|credentials?|api_?key|private_key)(_access_key|_key|_value)?$` $name) -}}
+{{- $named := regexMatch `(?i)(^|_)(secret|password|passphrase|passwd|token|credentials?|api_?key|private_key)(_access_key|_key|_value)?$` $name -}}
+{{- /* A switch is no secret, nor is where credentials lie: GOOGLE_APPLICATION_CREDENTIALS is a path. */ -}}
+{{- $harmless := or (has (toString $value) (list "" "true" "false")) (and (regexMatch `(?i)credentials?$` $name) (regexMatch `^(/[\w.-]+)+$` (toString $value))) -}}
+{{- if or (hasKey $part.secrets $name) (and $named (not $harmless)) -}}
 {{- fail (printf "%s: the variable %s holds a secret, and `env` is read by whoever reads the pod; put it into a Secret, and under `secrets`: {env: %s, secret: NAME, key: KEY}, which gives the program the path of a file" $where $name (ternary $name (printf "%s_FILE" $name) (hasKey $part.secrets $name))) -}}
 {{- end -}}
 {{- end -}}

@@ -91,12 +91,12 @@ resources:
       fieldPath: metadata.name
 {{- end }}
 {{- range $setting, $entry := .part.secrets }}
-- name: {{ if $entry.env }}{{ $entry.env }}{{ else }}PROCESSOR_{{ $setting | replace "." "_" | upper }}{{ ternary "" "_FILE" (eq (default (include "processor.secretAs" $setting) $entry.as) "path") }}{{ end }}
+- name: {{ if $entry.env }}{{ $entry.env | quote }}{{ else }}PROCESSOR_{{ $setting | replace "." "_" | upper }}{{ ternary "" "_FILE" (eq (default (include "processor.secretAs" $setting) $entry.as) "path") }}{{ end }}
   value: /run/secrets/processor/{{ $entry.secret }}/{{ $entry.key }}
 {{- end }}
 {{- range $name, $value := .part.env }}
-- name: {{ $name }}
-  value: {{ toString $value | quote }}
+- name: {{ $name | quote }}
+  value: {{ ternary $value (toJson $value) (kindIs "string" $value) | quote }}
 {{- end }}
 {{- end -}}
 

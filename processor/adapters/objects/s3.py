@@ -112,13 +112,13 @@ class S3Store:
         try:
             with self.faults(uri):
                 answer = self._client.head_object(**_name(uri), **self._common)
-                sha256 = answer["Metadata"].get("sha256", "")
+                sha256, modified = answer["Metadata"].get("sha256", ""), answer.get("LastModified")
                 return ObjectStat(
                     size=answer["ContentLength"],
                     sha256=sha256 if _SHA256.fullmatch(sha256) else None,
                     content_type=answer.get("ContentType"),
                     etag=answer["ETag"].strip('"'),
-                    modified=answer["LastModified"].timestamp(),
+                    modified=None if modified is None else modified.timestamp(),
                 )
         except ContractError:
             return None
@@ -256,7 +256,7 @@ class S3Store:
                 f"there are no usable credentials for S3 at {self._endpoint}: {fault}",
                 hint=_CREDENTIALS_HINT,
             ) from fault
-        except ParamValidationError as fault:
+        except (ParamValidationError, UnicodeEncodeError) as fault:
             raise PermanentError(f"S3 cannot have an object {uri!r}: {fault}") from fault
         except (BotoCoreError, HTTPError) as fault:
             raise StoreUnavailable(

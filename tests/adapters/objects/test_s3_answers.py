@@ -10,7 +10,7 @@ import pytest
 
 from processor.adapters.objects.stores import Objects
 from processor.contracts.claims import ClaimStore
-from processor.errors import ContractError, StoreUnavailable
+from processor.errors import ContractError, PermanentError, StoreUnavailable
 from processor.settings import S3Settings, Settings
 from tests.adapters.objects.conformance import MIB, sha256
 from tests.serving import served
@@ -111,3 +111,19 @@ def test_nothing_counts_as_written_that_s3_has_not_confirmed(objects: Objects, b
 def test_stat_of_what_is_no_s3_is_an_outage(objects: Objects) -> None:
     with pytest.raises(StoreUnavailable, match="no S3"):
         objects.stat("s3://results/a")
+
+
+def test_store_that_does_not_tell_when_an_object_was_written_is_s3_all_the_same(
+    objects: Objects,
+) -> None:
+    Answers.fields, Answers.body = {"etag": '"e"'}, VALUE
+
+    stat = objects.stat("s3://results/a")
+
+    assert stat is not None
+    assert (stat.size, stat.etag, stat.modified) == (len(VALUE), "e", None)
+
+
+def test_key_that_has_no_bytes_is_no_fault_of_the_store(objects: Objects) -> None:
+    with pytest.raises(PermanentError, match="cannot have an object"):
+        objects.open("s3://results/half-\ud800")

@@ -222,7 +222,7 @@ def test_reading_from_a_missing_bucket_is_permanent_and_named(objects: Objects) 
         "s3://me:pw@b/k",
         "s3://arn:aws:s3:eu-west-1:123456789012:accesspoint:mine/k",
     ],
-)
+)  # fmt: skip
 def test_uri_without_bucket_and_key_is_refused(objects: Objects, uri: str) -> None:
     with pytest.raises(PermanentError, match="must be s3:// and a bucket and a key"):
         objects.open(uri)
