@@ -7,7 +7,7 @@ dead-letter topic, the status topic and the ledger.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -74,9 +74,9 @@ class Waiting:
         ledger = self._ledger
         closed = ledger.closed_keys(group, self._topic.name) if ledger is not None else []
         owners = owners_of(self._settings.kafka, group)
-        for record, hop in meant:
-            yield self._waits(record, hop, alike, closed, owners)
-        yield from self._dead(wanted)
+        waiting = [self._waits(record, hop, alike, closed, owners) for record, hop in meant]
+        yield from waiting
+        yield from self._dead(wanted, {fact.job_id for fact in waiting})
 
     def _read(
         self, reader: TopicReader, every: Sequence[Partition]
@@ -158,8 +158,8 @@ class Waiting:
         source = f"{fact.source}, {first.topic}-{first.partition}-{first.offset}"
         return replace(fact, state="waiting", why=why, next_try=_time(hop), source=source)
 
-    def _dead(self, wanted: str) -> Iterator[Fact]:
-        """Tell of the dead and the held that have this key or id."""
+    def _dead(self, wanted: str, replayed: Set[str]) -> Iterator[Fact]:
+        """Tell of the dead and the held that have this key or id; some are on their way again."""
         for dead in dead_letters(self._settings, self._topic, self._ledger):
             if dead.state not in ("dead", "held"):
                 continue
@@ -171,11 +171,14 @@ class Waiting:
             if dead.state == "held":
                 why = f"its key is held since job {row['held_behind']} died"
                 which = f"--key {row['key']}"
+            advice = f"`processor dead replay {self._topic.name} {which}` runs it again"
+            if row["job_id"] in replayed:
+                advice = "it is on its way again"
             yield Fact(
                 job_id=row["job_id"],
                 key=row["key"],
                 state=dead.state,
-                why=f"{why}; `processor dead replay {self._topic.name} {which}` runs it again",
+                why=f"{why}; {advice}",
                 source=row["position"] + (", ledger" if self._ledger is not None else ""),
                 attempts=f"{row['attempts']} of {self._topic.attempts_max}",
             )

@@ -65,16 +65,19 @@ def _topics(topic: Topic, cluster: Cluster) -> Iterator[Finding]:
             spec.name in cluster.topics
         ) else declared  # fmt: skip
         status = spec.name == topic.status_topic
+        mend = None
         if not status and 0 <= found / 1000 <= delays_seconds:
             rule = DELAYS
             what = f"it keeps records for {found / 1000:g} s, all delays together are"
             what += f" {delays_seconds:g} s"
+            if declared < 0 or declared / 1000 > delays_seconds:  # The topic's file is right.
+                mend = RETENTION.mend
         elif found >= 0 and (declared < 0 or found < declared):
             rule = STATUS_RETENTION if status else RETENTION
             what = f"retention.ms is {found}, declared is {declared}"
         else:
             continue
-        yield rule.broken(spec.name, what, mend=rule.mend.replace("{topic}", topic.name))
+        yield rule.broken(spec.name, what, mend=(mend or rule.mend).replace("{topic}", topic.name))
 
 
 def _offsets(facts: Facts, cluster: Cluster) -> Iterator[Finding]:

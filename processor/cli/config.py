@@ -125,6 +125,7 @@ def client_faults(kafka: Mapping[str, Any]) -> Iterator[str]:
     from confluent_kafka import KafkaError, KafkaException, Producer
 
     from processor.adapters.logins import TOKEN
+    from processor.secret import masked
 
     for name, value in kafka.items():
         if name in ("bootstrap.servers", TOKEN):  # The token is ours; the client is handed it.
@@ -136,4 +137,4 @@ def client_faults(kafka: Mapping[str, Any]) -> Iterator[str]:
             reason = error.str() if isinstance(error, KafkaError) else error
             # This one may be for want of a setting that goes with it, which stands beside it.
             if not reason.startswith("Failed to create producer"):
-                yield f"kafka.{name}: {reason.strip()}"
+                yield f"kafka.{name} = {masked(name, value)!r}: {reason.strip()}"

@@ -31,7 +31,8 @@ def action_options(command: Any) -> Any:
         output.dry_run_option,
         click.option("--wait/--no-wait", default=True, show_default=True,
                      help="Wait for held keys, and repeat until they are open."),
-        click.option("--timeout", default="5m", show_default=True, help="Wait so long at most."),
+        click.option("--timeout", type=output.duration, default="5m", show_default=True,
+                     help="Wait so long at most."),
         click.option("--cursor", metavar="CURSOR", help="Go on behind what the last run printed."),
         click.option("--limit", type=click.IntRange(1), help="At most so many jobs."),
         filter_options,
@@ -94,7 +95,7 @@ def _act(
     replays_max: int,
     limit: int | None,
     cursor: str | None,
-    timeout: str,
+    timeout: float,
     wait: bool,
     dry_run: bool,
     yes: bool,
@@ -129,8 +130,8 @@ def _act(
         output.say(f"nothing to {action}")
         return
     output.confirm(f"{action} {_counted(planned)} of `{topic.name}`?", yes=yes)
-    rates = _rate(rate)
-    _rounds(settings, topic, ledger, planned, wanted, rate=rates, until=_until(timeout), wait=wait)
+    until = time.monotonic() + timeout
+    _rounds(settings, topic, ledger, planned, wanted, rate=_rate(rate), until=until, wait=wait)
 
 
 def _planned(
@@ -241,16 +242,6 @@ def _rate(text: str | None) -> float | None:
     if not 0 < rate < float("inf"):
         raise UsageError(f"`{text}` is no rate", hint="write jobs a second, such as 100/s")
     return rate
-
-
-def _until(text: str) -> float:
-    from processor.errors import UsageError
-    from processor.settings import parse_duration
-
-    try:
-        return time.monotonic() + parse_duration(text)
-    except ValueError as fault:
-        raise UsageError(f"`{text}` {fault}") from None
 
 
 def _text(key: bytes) -> str:

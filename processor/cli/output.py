@@ -21,6 +21,16 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
+def duration(text: Any) -> float:
+    """Read an option that is a time, to be given as its `type`: seconds, or like `90s`, `5m`."""
+    from processor.settings import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as fault:
+        raise click.BadParameter(f"`{text}` {fault}") from None
+
+
 def stdout_is_terminal() -> bool:
     """Whether a person reads stdout, rather than a pipe or a file."""
     return sys.stdout.isatty()

@@ -43,5 +43,7 @@ def status(job_id: str, topic_name: str | None, as_json: bool) -> None:
         if found is not None:
             output.emit([found], COLUMNS, as_json=as_json)
             return
-    output.say(f"no outcome of job {job_id} is kept; `processor lag` shows what waits")
+    output.say(
+        f"no outcome of job {job_id} is kept; `processor why {job_id}` tells whether it waits"
+    )
     sys.exit(3)

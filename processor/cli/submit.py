@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from processor.engine.submit import NewJob
     from processor.status import StatusReader
 
-WAIT_SECONDS = 300.0
-
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -51,7 +49,8 @@ class Line:
 @click.option("--report", type=click.Path(dir_okay=False, path_type=Path),
               help="With --from: note what was accepted; go on after it.")  # fmt: skip
 @click.option("--wait", is_flag=True, help="Wait for the outcome; exit 1 when a job is dead.")
-@click.option("--timeout", type=float, default=WAIT_SECONDS, show_default=True, help="For --wait.")
+@click.option("--timeout", type=output.duration, default="5m", show_default=True,
+              help="With --wait: so long at most.")  # fmt: skip
 @output.dry_run_option
 def submit(
     job_type: str,

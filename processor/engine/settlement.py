@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from datetime import UTC, datetime
 from typing import Any, assert_never
 
 from processor.contracts import headers
@@ -366,8 +367,12 @@ class Settlement:
             error_class=failure.error_class,
             error=failure.message,
             **({} if failure.raised is None else failure.raised._asdict()),
-            **({} if until is None else {"not_before": round(until, 3)}),
+            **({} if until is None else {"not_before": _iso(until)}),
         )
+
+
+def _iso(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
 
 
 def _place(entry: Entry) -> dict[str, Any]:

@@ -97,6 +97,21 @@ def test_dead_job_and_those_held_behind_it(project: Project, topic: str) -> None
     assert topic + ".dlt" in dead["source"]
 
 
+def test_dead_job_that_is_replayed_is_not_to_be_replayed_again(
+    project: Project, topic: str
+) -> None:
+    (job_id,) = submit(project, "b", -1)
+    worker = project.start("work", "handlers:app", "--topic", topic)
+    eventually(lambda: [r["state"] for r in why(project, "b")] == ["dead"])
+    assert worker.end() == 0
+
+    project.run("dead", "replay", topic, "--job-id", job_id, "--yes", "--no-wait").ok()
+    queued, dead = why(project, "b")
+
+    assert (queued["job_id"], queued["state"]) == (job_id, "queued")
+    assert dead["why"] == "Reject: never; it is on its way again"
+
+
 def test_job_that_ended_and_one_that_nobody_knows(project: Project, topic: str) -> None:
     (job_id,) = submit(project, "a", 1)
     project.start("work", "handlers:app", "--topic", topic)

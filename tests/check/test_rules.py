@@ -142,6 +142,20 @@ def test_settings_of_retry_and_dead_letter_topics(changes: Any, rule: str | None
 
 
 @pytest.mark.parametrize(
+    ("declared", "mend"),
+    [("7d", "processor topics apply mail"), ("500ms", "lengthen `retention`")],
+)
+def test_topic_that_keeps_less_than_its_file_says_needs_no_other_file(declared: str, mend: str):
+    mail = topic(retention=declared, retry={"delays": ["1s"], "retention": "7d"})
+    found = with_topic(mail, "mail", config={"retention.ms": "500"})
+
+    (finding,) = find_all(facts(mail, cluster=found))
+
+    assert finding.rule.id == "topic.retention-delays"
+    assert finding.mend.startswith(mend)
+
+
+@pytest.mark.parametrize(
     ("settings", "rule"),
     [
         ({"kafka": {"session.timeout.ms": "9000"}}, None),

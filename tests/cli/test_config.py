@@ -85,8 +85,8 @@ def test_check_exits_3_and_tells_every_fault(folder: Path):
 @pytest.mark.parametrize(
     ("variable", "value", "told"),
     [
-        ("PROCESSOR_KAFKA_FOO", "1", 'kafka.foo: No such configuration property: "foo"'),
-        ("PROCESSOR_KAFKA_LINGER_MS", "-5", "kafka.linger.ms: Configuration property"),
+        ("PROCESSOR_KAFKA_FOO", "1", "kafka.foo = '1': No such configuration property: \"foo\""),
+        ("PROCESSOR_KAFKA_LINGER_MS", "-5", "kafka.linger.ms = '-5': Configuration property"),
         ("PROCESSOR_KAFKA_SECURITY_PROTOCOL", "tls", 'Invalid value "tls"'),
     ],
 )
