@@ -127,7 +127,7 @@ def test_status_tells_how_a_job_ended(project: Project, topic: str) -> None:
     assert len(succeeded) == len(died) == 1
     assert (succeeded[0]["state"], succeeded[0]["result"]) == ("succeeded", '{"sent": "ada"}')
     assert (died[0]["state"], died[0]["error_message"]) == ("dead", "nobody is no address")
-    unknown.refused(3, UNKNOWN, "processor lag")
+    unknown.refused(3, UNKNOWN, "processor why")
     assert unknown.stdout == ""
 
 
