@@ -25,6 +25,8 @@ def main() -> int:
         plan = replace(plan, jobs=options.jobs)
     names = list(PROTOCOLS)
     chosen = options.protocols.split(",") if options.protocols else names
+    if not set(chosen) <= set(names):
+        parser.error(f"--protocols {options.protocols}: give some of {', '.join(names)}")
     if options.short and not options.protocols:
         chosen = [names[options.seed % len(names)]]
     began = time.monotonic()
