@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 from processor.adapters.reader import TopicReader
@@ -14,7 +13,7 @@ from processor.engine.operations import OperatorLedger
 from processor.engine.ports import row_among
 from processor.engine.replay import Letter, in_order, letter_of
 from processor.errors import ProcessorError
-from processor.model import Hop, JobHeaders, Partition, Record
+from processor.model import Hop, JobHeaders, Partition, Record, iso
 from processor.settings import Settings
 
 LOOKUP_MAX = 1000
@@ -227,10 +226,3 @@ def _state(letter: Letter, rows: Mapping[str, Any]) -> State:
 
 def _text(value: bytes | None) -> str | None:
     return None if value is None else value.decode(errors="replace")
-
-
-def iso(at_ms: int | None) -> str | None:
-    """A time as people and machines read it."""
-    if at_ms is None:
-        return None
-    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds")

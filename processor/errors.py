@@ -22,8 +22,8 @@ A bug is none of these: it asserts, ends the worker, and the log replays what wa
 from __future__ import annotations
 
 import math
-import traceback
 from collections import deque
+from types import TracebackType
 from typing import Final
 
 FRAMES_MAX: Final = 8  # Innermost first is what one looks for; more is noise.
@@ -104,11 +104,13 @@ class SinkUnavailable(OutageError):
 def frames_of(error: BaseException) -> list[str]:
     """Name the frames that an error came through, the innermost first, and no line's source."""
     # Not by `traceback.extract_tb`: it looks at each source file on disk, for lines we never show.
-    frames = deque(traceback.walk_tb(error.__traceback__), maxlen=FRAMES_MAX)
-    return [
-        f"{frame.f_code.co_filename}:{line} {frame.f_code.co_name}"
-        for frame, line in reversed(frames)
-    ]
+    innermost: deque[TracebackType] = deque(maxlen=FRAMES_MAX)
+    place = error.__traceback__
+    while place is not None:
+        innermost.appendleft(place)
+        place = place.tb_next
+    codes = [(each.tb_frame.f_code, each.tb_lineno) for each in innermost]
+    return [f"{code.co_filename}:{line} {code.co_name}" for code, line in codes]
 
 
 def cause_of(error: BaseException) -> BaseException | None:

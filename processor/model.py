@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
 
 
@@ -95,6 +96,13 @@ def record_of(message: Message) -> Record:
 def key_hash(key: bytes | None) -> str:
     """Name a key without telling it: the same 16 hex digits everywhere and always; `-` for none."""
     return "-" if key is None else hashlib.blake2s(key, digest_size=8).hexdigest()
+
+
+def iso(at_ms: int | None) -> str | None:
+    """A time as people and machines read it."""
+    if at_ms is None:
+        return None
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds")
 
 
 class Outgoing(NamedTuple):

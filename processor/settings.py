@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from processor.contracts.uris import BUCKET
 from processor.errors import UsageError
 from processor.kafka_rules import kafka_fault
 from processor.protection import EncryptionSettings, FileSettings, HttpSettings
@@ -79,7 +80,7 @@ def _ledger_url(value: str) -> str:
 
 def _store_url(value: str) -> str:
     scheme, _, path = value.partition("://")
-    form = r"/+[^/?#][^?#\0]*" if scheme == "file" else r"[A-Za-z0-9._-]+(/.*)?"
+    form = r"/+[^/?#][^?#\0]*" if scheme == "file" else f"{BUCKET}(/.*)?"
     named = re.fullmatch(form, path)
     if scheme not in ("file", "s3") or not named or {".", ".."} & set(path.split("/")):
         raise ValueError(

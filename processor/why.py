@@ -15,11 +15,11 @@ from processor.adapters.groups import owners_of
 from processor.adapters.reader import TopicReader
 from processor.contracts import headers
 from processor.contracts.topics import Topic
-from processor.dead import Filter, dead_letters, iso
+from processor.dead import Filter, dead_letters
 from processor.engine.journey import hop_of
 from processor.engine.operations import ClosedKey, OperatorLedger
 from processor.engine.takeover import epoch_of
-from processor.model import Hop, Partition, Record
+from processor.model import Hop, Partition, Record, iso
 from processor.settings import Settings
 from processor.status import StatusReader
 

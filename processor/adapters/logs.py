@@ -39,7 +39,6 @@ OWN_FIELDS: Final = frozenset({
     "unanswered", "url", "what", "why", "worker_id",
 })  # fmt: skip
 OWN_VALUES: Final = frozenset({"level", "timestamp"})  # Set last, whatever was given.
-_NUMBERS: Final = frozenset({int, float, bool, type(None)})  # Nothing in them is a secret.
 SECRET_LENGTH_MIN: Final = 4  # Masking a shorter text would tear up every other word.
 
 # These tell each request at `info`; theirs is worth reading only when ours is at `debug`.
@@ -133,8 +132,6 @@ class Redaction:
         return cleaned
 
     def _clean_surely(self, value: Any, hidden: Plaintexts | None) -> Any:
-        if hidden is None and type(value) in _NUMBERS:
-            return value
         try:
             return self._clean(value, hidden)
         except Exception:  # noqa: BLE001 - it may be a user's class, or hold itself.

@@ -178,7 +178,7 @@ def keys(topic_names: tuple[str, ...], as_json: bool) -> None:
       processor dead keys orders
     """
     from processor.cli.declared import declared_topics
-    from processor.dead import iso
+    from processor.model import iso
     from processor.settings import load_settings
 
     settings = load_settings()
@@ -209,7 +209,7 @@ def audit(limit: int, as_json: bool) -> None:
     \b
       processor dead audit --limit 10
     """
-    from processor.dead import iso
+    from processor.model import iso
     from processor.settings import load_settings
 
     ledger = _kept_in(load_settings())

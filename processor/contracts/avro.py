@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, Protocol
 from fastavro import schemaless_writer
 from fastavro.schema import parse_schema
 
+from processor.contracts.claims import CLAIM_BYTES_MAX
 from processor.contracts.from_json import converter
 from processor.contracts.lint import hazards
 from processor.contracts.masking import Plaintexts
@@ -43,7 +44,7 @@ from processor.contracts.tags import tagged_paths, walk_of
 from processor.contracts.weight import Scale
 from processor.errors import ContractError, UsageError
 
-VALUE_BYTES_MAX = 16 * 1024 * 1024  # A claimed value is decoded whole, in memory.
+VALUE_BYTES_MAX = CLAIM_BYTES_MAX  # A claimed value is decoded whole, in memory.
 SCHEMA_TEXT_MAX = 1024 * 1024  # Characters,
 NAME_MAX = 1000  # and of each name and namespace in it: they are written out many times over.
 SCHEMAS_MAX = 1000  # Writer schemas kept; beyond it the oldest is dropped,

@@ -8,6 +8,7 @@ from processor.contracts.masking import MASK
 
 # Else what stands here may be the beginning of a password with a / or # in it.
 _HOST = re.compile(r"(\[[^\]]*\]|[^:@]*)(:\d*)?")
+BUCKET = "[A-Za-z0-9._-]+"  # A pattern. An ARN is none: it would choose the host that is asked.
 _USER = re.compile(r"^([^/]*//)[^/]*@")
 
 

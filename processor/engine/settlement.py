@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from datetime import UTC, datetime
 from typing import Any, assert_never
 
 from processor.contracts import headers
@@ -42,7 +41,7 @@ from processor.engine.slices import Duplicate, Pool
 from processor.engine.takeover import Rules
 from processor.engine.telemetry import Outage, Outcome, Telemetry
 from processor.errors import OutageError
-from processor.model import Failure, JobStatus, Outgoing, Partition, key_hash
+from processor.model import Failure, JobStatus, Outgoing, Partition, iso, key_hash
 
 
 class Settlement:
@@ -367,12 +366,8 @@ class Settlement:
             error_class=failure.error_class,
             error=failure.message,
             **({} if failure.raised is None else failure.raised._asdict()),
-            **({} if until is None else {"not_before": _iso(until)}),
+            **({} if until is None else {"not_before": iso(int(until * 1000))}),
         )
-
-
-def _iso(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
 
 
 def _place(entry: Entry) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from processor.contracts.claims import (
     Verified,
     verified,
 )
-from processor.contracts.uris import shown
+from processor.contracts.uris import BUCKET, shown
 from processor.errors import ContractError, PermanentError, ProcessorError, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -53,7 +53,6 @@ SIZE_MAX = 32 * 1024**4  # What fits into parts that grow so.
 CONFLICT_TRIES_MAX = 4
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_BUCKET = re.compile(r"[A-Za-z0-9._-]+")
 _CREDENTIALS = {
     "AuthFailure",
     "ExpiredToken",
@@ -366,8 +365,7 @@ def _name(uri: str) -> dict[str, Any]:
     """Give the bucket and key that a URI names, as the client's arguments."""
     scheme, _, rest = uri.partition("://")
     bucket, _, key = rest.partition("/")
-    # An ARN would choose the host that is asked, and be shown our credentials.
-    if scheme != "s3" or not key or not _BUCKET.fullmatch(bucket):
+    if scheme != "s3" or not key or not re.fullmatch(BUCKET, bucket):
         raise PermanentError(
             f"the URI {shown(uri)!r} must be s3:// and a bucket and a key",
             hint="e.g. s3://reports/2025/june.csv; of an access point give the alias, not the ARN",
