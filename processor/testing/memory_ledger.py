@@ -69,9 +69,8 @@ class MemoryLedger:
             if death.identity in done:
                 continue
             own = own_identity(death.identity, death.job_id)
-            row = LedgerRow(
-                own, death.job_id, "dying", None, death.failure, death.attempt, death.replay
-            )
+            kept = replace(death.failure, raised=None)
+            row = LedgerRow(own, death.job_id, "dying", None, kept, death.attempt, death.replay)
             if _takes_its_place(row, self.rows.get(own)):
                 self.rows[own] = row
             if death.closes:

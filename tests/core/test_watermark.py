@@ -103,3 +103,28 @@ def test_watermark_agrees_with_a_naive_one_and_never_moves_back(
         assert mark.unsettled == len(naive.begun)
         assert mark.next_offset == naive.next
         before = mark.committable
+
+
+@given(order=st.permutations(range(8)), size=st.integers(1, 8))
+def test_records_settled_together_move_it_as_one_by_one(order: list[int], size: int):
+    together, each = begun(40, *range(40, 48)), begun(40, *range(40, 48))
+
+    for at in range(0, 8, size):
+        offsets = sorted(40 + number for number in order[at : at + size])
+        together.settle_all(offsets)
+        for offset in offsets:
+            each.settle(offset)
+
+        assert together.committable == each.committable
+        assert (together.unsettled, together.settled_records) == (
+            each.unsettled, each.settled_records,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("offsets", [[41, 42], [40, 41], [42, 43], [39, 40]])
+def test_records_settled_together_are_settled_once_and_after_they_begin(offsets: list[int]):
+    mark = begun(40, 40, 41, 42)
+    mark.settle_all([41])
+
+    with pytest.raises(AssertionError):
+        mark.settle_all(offsets)

@@ -78,6 +78,7 @@ class Counting(Telemetry):
     def __init__(self) -> None:
         self.outcomes: Counter[str] = Counter()
         self.commits: Counter[str] = Counter()
+        self.attempts: Counter[int] = Counter()  # Jobs that ended, by their attempts.
         self.stalled: dict[str, float] = {}
         self.on_revoke: Callable[[], object] = lambda: None
 
@@ -87,6 +88,9 @@ class Counting(Telemetry):
 
     def settled(self, topic: str, job_type: str, outcome: str, count: int = 1) -> None:
         self.outcomes[outcome] += count
+
+    def ended(self, topic: str, attempts: int, count: int = 1) -> None:
+        self.attempts[attempts] += count
 
     def committed(self, result: str, count: int = 1) -> None:
         self.commits[result] += count

@@ -248,6 +248,7 @@ def test_job_that_is_tried_again_soon_is_not_copied(bench: Bench, ordering: Orde
     assert bench.runs == [0, 2, 0, 1, 3]
     assert bench.numbers(TIER_1) == []
     assert member.telemetry.outcomes["retried"] == 1
+    assert member.telemetry.attempts == {1: 3, 2: 1}
     assert bench.left(MAIN) == 0
 
 

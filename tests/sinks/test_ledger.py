@@ -29,7 +29,7 @@ from processor.engine.ports import (
     row_among,
 )
 from processor.errors import PermanentError, SinkUnavailable
-from processor.model import Effect, Failure, Position, identities_of
+from processor.model import Effect, Failure, Position, Raised, identities_of
 from processor.preflight import other_groups
 from processor.sinks.no_ledger import NoLedger
 from processor.sinks.postgres import PostgresLedger
@@ -40,7 +40,9 @@ from processor.testing import MemoryLedger, MemorySink
 
 OWNER = Owner("g", "t", 3, 5)
 ROW_SCHEMA = {"type": "record", "name": "r", "fields": [{"name": "n", "type": "long"}]}
-NEVER = Failure("Reject", "never", permanent=True, fingerprint="f")
+NEVER = Failure(
+    "Reject", "never", permanent=True, fingerprint="f", raised=Raised(["mail.py:1 send"], None)
+)
 
 
 def effect(n: int, *, identity: str | None = None, job_id: str | None = None) -> Effect:
@@ -261,6 +263,7 @@ def test_death_is_dying_then_dead(ledger: Ledger):
 
     assert done == set()
     assert dying == LedgerRow("job:job-1", "job-1", "dying", None, NEVER, 3)
+    assert dying.failure is not None and dying.failure.raised is None  # For the log alone.
     assert state_of(ledger, "job:job-1") == ("job-1", "dead")
 
 
